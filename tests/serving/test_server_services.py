@@ -157,15 +157,15 @@ def test_a_health_watch_is_told_of_changes(serve, connect, tmp_path, add_version
 
     server = serve({"m": tmp_path / "model"})
     watch = connect(server.target).health.Watch(health_pb2.HealthCheckRequest(), timeout=60)
-    told = [next(watch).status]
+    statuses = [next(watch).status]
     add_version(1)
     server.manager.refresh()
-    told.append(next(watch).status)
+    statuses.append(next(watch).status)
     serving, not_serving = (
         health_pb2.HealthCheckResponse.ServingStatus.Value(name)
         for name in ("SERVING", "NOT_SERVING")
     )
-    assert told == [not_serving, serving]
+    assert statuses == [not_serving, serving]
 
 
 @pytest.mark.parametrize("method", ["Classify", "Regress", "MultiInference"])

@@ -49,7 +49,7 @@ class _EndError(Exception):
 @contextlib.contextmanager
 def running(stream, tell=ignore):
     """Runs a stream in a thread until the end of the block; yields the list of its reports."""
-    told, end, original = [], threading.Event(), Topic.batch
+    reports, end, original = [], threading.Event(), Topic.batch
 
     def batch(topic):
         if end.is_set():
@@ -57,7 +57,7 @@ def running(stream, tell=ignore):
         return original(topic)
 
     def note(report):
-        told.append(report)
+        reports.append(report)
         tell(report)
 
     def run():
@@ -69,7 +69,7 @@ def running(stream, tell=ignore):
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         try:
-            yield told
+            yield reports
         finally:
             end.set()
             thread.join(60)

@@ -164,11 +164,13 @@ def test_a_daily_run_gives_a_row_the_features_that_training_gave_it(
         1  # a rate of today that is far from the training's
     )
     raw = write_raw(tmp_path / "raw", shop_schema, frames)
-    trained, leaning, told = (str(tmp_path / name) for name in ("trained", "leaning", "told"))
+    trained, own_mean, given_mean = (
+        str(tmp_path / name) for name in ("trained", "own_mean", "given_mean")
+    )
     daily = ["prepare", str(raw), "--task", "member", "--recent-only", "--window-end", "2024-01-09"]
     assert main(["prepare", str(raw), "--task", "member", "--output", trained]) == 0
-    assert main([*daily, "--output", leaning]) == 0
-    assert main([*daily, "--output", told, "--history-prior", trained]) == 0
+    assert main([*daily, "--output", own_mean]) == 0
+    assert main([*daily, "--output", given_mean, "--history-prior", trained]) == 0
 
     def rates(tasks):
         """Of rows before the validation split began, which see their past alone in every run."""
@@ -183,8 +185,8 @@ def test_a_daily_run_gives_a_row_the_features_that_training_gave_it(
 
     assert sum(map(len, rates("trained").values())) > 100
     # Exact on any processor: quotients of sums of whole numbers.
-    assert rates("told") == rates("trained")
-    assert rates("leaning") != rates("trained")
+    assert rates("given_mean") == rates("trained")
+    assert rates("own_mean") != rates("trained")
     mean = json.loads((tmp_path / "trained" / "statistics.json").read_text())[
         "label_mean"
     ]  # what the manifest of a model tells

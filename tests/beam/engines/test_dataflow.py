@@ -240,8 +240,8 @@ def test_the_flex_templates_launcher_writes_the_job_down_and_returns(
         assert main([*arguments, "--json"]) == 0
     launched = json.loads(capsys.readouterr().out)
     assert launched["launched"] == f"{output}.launched"
-    told = json.loads((tmp_path / "out.launched" / "launch.json").read_text())
-    assert told["generation"] == launched["generation"]
+    record = json.loads((tmp_path / "out.launched" / "launch.json").read_text())
+    assert record["generation"] == launched["generation"]
     job = json.loads((tmp_path / "job.json").read_text())
     assert (
         job["environment"]["workerPools"][0]["sdkHarnessContainerImages"][0]["containerImage"]

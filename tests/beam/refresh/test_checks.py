@@ -190,12 +190,12 @@ def test_days_are_not_compared_with_a_run_that_did_not_write_them():
 
 
 @pytest.mark.parametrize(
-    ("published", "told"),
+    ("published", "expected"),
     [({}, ["05", "08"]), (days_of("01", "06", "05"), ["08"]), (days_of("01", "08"), [])],
 )
-def test_an_empty_day_is_warned_about_by_the_first_run_that_sees_it(published, told):
+def test_an_empty_day_is_warned_about_by_the_first_run_that_sees_it(published, expected):
     found = days.newly_empty(days_of("02", "09", "05", "08"), published)
-    assert [f"{day:%d}" for day in found] == told
+    assert [f"{day:%d}" for day in found] == expected
 
 
 @pytest.mark.parametrize(

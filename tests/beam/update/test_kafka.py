@@ -29,8 +29,8 @@ def test_messages_change_the_embeddings_of_their_members(refreshed, broker, topi
     broker.send(topic, message("u3", 5.0, 1), message("new", 7.0, 1.5), message("u3", 6.0, 2))
     capsys.readouterr()
     assert main(command(refreshed, broker, topic)) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["rows"], told["upserted"], told["dead_letters"]) == (3, 2, 0)
+    result = json.loads(capsys.readouterr().out)
+    assert (result["rows"], result["upserted"], result["dead_letters"]) == (3, 2, 0)
     assert refreshed.sums("u2", "u3", "new") == [(1, 1), (12, 3), (7, 1)]
     assert broker.committed(topic, "limaml") == 3
 
@@ -78,8 +78,8 @@ def test_a_stream_of_two_sides_ends_where_the_batch_puts_it(two_sides, broker, t
     np.testing.assert_allclose(list(found.values()), list(batch.values()), rtol=1e-6)
     two_sides.write([*ROWS_OF_TWO_SIDES, *rows])
     assert two_sides.refresh("--min-rows-per-day-ratio", "0") == 0
-    told = two_sides.result()["updates"]
-    assert (told["compared"], told["reconciled_share"]) == (13, 1.0)
+    updates = two_sides.result()["updates"]
+    assert (updates["compared"], updates["reconciled_share"]) == (13, 1.0)
 
 
 def test_poison_messages_are_dead_letters_with_their_reasons_and_hold_nothing_up(
@@ -129,7 +129,7 @@ def test_a_producers_clock_may_be_ahead_a_little(refreshed, broker, topic):
 def test_two_streams_of_one_group_share_the_topic_and_both_are_right(
     refreshed, broker, topic, forks
 ):
-    with running(settings(refreshed, broker, topic, idle_seconds=None)) as told:
+    with running(settings(refreshed, broker, topic, idle_seconds=None)) as reports:
         wait_for(lambda: broker.members("limaml") == 1)
         run = command(refreshed, broker, topic, idle_seconds=3.0)
         other = forks().start(DRIVER, "nowhere", *run)
@@ -139,7 +139,7 @@ def test_two_streams_of_one_group_share_the_topic_and_both_are_right(
         there = other.wait(300)
         assert there.returncode == 0, there.stderr
         wait_for(lambda: refreshed.sums("u3", "u4") == [(31, 31), (31, 31)])
-    here = [report["rows"]["read"] for report in told if "rows" in report]
+    here = [report["rows"]["read"] for report in reports if "rows" in report]
     assert sum(here) + json.loads(there.stdout)["rows"] >= 60
 
 

@@ -58,11 +58,11 @@ def test_a_stream_that_is_killed_anywhere_loses_nothing_and_applies_nothing_twic
 
 
 def test_a_broker_that_goes_away_and_comes_back_is_read_on(refreshed, broker, topic):
-    with running(settings(refreshed, broker, topic, idle_seconds=None)) as told:
+    with running(settings(refreshed, broker, topic, idle_seconds=None)) as reports:
         broker.send(topic, message("u3", 5.0, 1))
         wait_for(lambda: refreshed.sums("u3") == [(6, 2)])
         broker.kill()
-        wait_for(lambda: any("broker" in report for report in told))
+        wait_for(lambda: any("broker" in report for report in reports))
         broker.start()
         broker.send(topic, message("u3", 6.0, 2))
         wait_for(lambda: refreshed.sums("u3") == [(12, 3)])
@@ -75,12 +75,12 @@ def test_a_broker_that_goes_away_during_a_commit_is_reported_and_read_on(refresh
             stopped.set()
 
     stopped = threading.Event()
-    with running(settings(refreshed, broker, topic, idle_seconds=None), stop) as told:
+    with running(settings(refreshed, broker, topic, idle_seconds=None), stop) as reports:
         broker.send(topic, message("u3", 5.0, 1))
         assert stopped.wait(300)
         time.sleep(1.0)  # the commit is on its way
         broker.kill()
-        wait_for(lambda: any("broker" in report for report in told))
+        wait_for(lambda: any("broker" in report for report in reports))
         broker.start()
         broker.send(topic, message("u3", 6.0, 2))
         wait_for(lambda: refreshed.sums("u3") == [(12, 3)])
@@ -89,26 +89,26 @@ def test_a_broker_that_goes_away_during_a_commit_is_reported_and_read_on(refresh
 
 def test_a_stream_ends_although_the_broker_does_not_answer(refreshed, broker, topic, monkeypatch):
     monkeypatch.setattr("limaml_beam.update.kafka_topic._ANSWER_SECONDS", 2.0)
-    with running(settings(refreshed, broker, topic, idle_seconds=None)) as told:
+    with running(settings(refreshed, broker, topic, idle_seconds=None)) as reports:
         broker.send(topic, message("u3", 5.0, 1))
         wait_for(lambda: refreshed.sums("u3") == [(6, 2)])
         broker.pause()
     try:
-        assert "no answer at the end" in told[-1]["broker"]
+        assert "no answer at the end" in reports[-1]["broker"]
     finally:
         broker.resume()
 
 
 def test_an_offset_that_the_broker_refuses_is_reported(refreshed, broker, topic):
-    told = []
-    reader = Topic(settings(refreshed, broker, topic), told.append)
+    reports = []
+    reader = Topic(settings(refreshed, broker, topic), reports.append)
     try:
         wait_for(lambda: reader.batch() or reader.at_end)  # the group has taken it in
         reader.commit([(None, 0, 4), (None, 99, 4)])
-        wait_for(lambda: reader.batch() or told)
+        wait_for(lambda: reader.batch() or reports)
     finally:
         reader.close()
-    (report,) = told
+    (report,) = reports
     assert "offsets not committed" in report["broker"]
     assert broker.committed(topic, "limaml") == 5
 

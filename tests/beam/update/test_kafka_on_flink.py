@@ -144,6 +144,6 @@ def test_a_pipeline_goes_on_from_a_checkpoint_and_ends_where_the_batch_does(
         assert pool.workers_started() > 1
     world.write(all_rows)
     assert world.refresh("--min-rows-per-day-ratio", "0") == 0
-    told = world.result()["updates"]
+    updates = world.result()["updates"]
     touched = sums([*first, *rows])
-    assert (told["compared"], told["reconciled_share"]) == (len(touched), 1.0)
+    assert (updates["compared"], updates["reconciled_share"]) == (len(touched), 1.0)

@@ -44,28 +44,28 @@ def sums(world, *keys):
 
 
 def test_files_that_arrive_are_used_once_in_the_order_they_came(arriving):
-    told = []
+    reports = []
     arriving.write([("u3", 5.0, 1)], "in/a.parquet")
     arriving.write([("u4", 6.0, 1)], "in/.hidden.parquet")
 
     def sleep(seconds):
         pass
 
-    done = stream(settings(arriving), told.append, sleep)
+    done = stream(settings(arriving), reports.append, sleep)
     assert (done["updates"], done["files"], done["upserted"]) == (1, 1, 1)
     assert sums(arriving, "u3", "u4") == [6, 1]
     (arriving.folder / "in" / ".hidden.parquet").rename(arriving.folder / "in" / "b.parquet")
-    done = stream(settings(arriving), told.append, sleep)
+    done = stream(settings(arriving), reports.append, sleep)
     assert (done["files"], sums(arriving, "u3", "u4")) == (1, [6, 7])
-    assert stream(settings(arriving), told.append, sleep)["files"] == 0
-    assert [report["files"] for report in told] == [1, 1]
+    assert stream(settings(arriving), reports.append, sleep)["files"] == 0
+    assert [report["files"] for report in reports] == [1, 1]
 
 
 def test_while_the_store_is_away_the_stream_waits_longer_and_longer_and_loses_nothing(
     arriving, monkeypatch
 ):
     arriving.write([("u3", 5.0, 1)], "in/a.parquet")
-    original, waits, told = LmdbStore.upsert, [], []
+    original, waits, reports = LmdbStore.upsert, [], []
 
     def away(*arguments):
         if len(waits) < 8:
@@ -73,10 +73,10 @@ def test_while_the_store_is_away_the_stream_waits_longer_and_longer_and_loses_no
         return original(*arguments)
 
     monkeypatch.setattr(LmdbStore, "upsert", away)
-    done = stream(settings(arriving), told.append, waits.append)
+    done = stream(settings(arriving), reports.append, waits.append)
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
     assert (done["waits"], done["upserted"]) == (8, 1)
-    assert "connection refused" in told[0]["waiting"]
+    assert "connection refused" in reports[0]["waiting"]
     assert sums(arriving, "u3") == [6]
 
 
@@ -137,15 +137,15 @@ def test_rows_that_leave_the_window_leave_the_embeddings_of_updated_members_with
     assert arriving.refresh(*window, after(3)) == 0
     new = [("u3", 5.0, 1), ("u9", 6.0, 1), ("gone", 1.0, 0.01)]
     arriving.write(new, "in/a.parquet")
-    told = []
-    stream(settings(arriving, window_end=after(3)), told.append)
+    reports = []
+    stream(settings(arriving, window_end=after(3)), reports.append)
     assert sums(arriving, "u1", "u3", "u9", "gone") == [1, 6, 7, 1]
     later = after(3.05)  # without the rows of u0 to u4, and of "gone"
-    stream(settings(arriving, window_end=later), told.append)
+    stream(settings(arriving, window_end=later), reports.append)
     assert sums(arriving, "u3") == [6]  # no time to look again yet
-    stream(settings(arriving, window_end=later, expire_seconds=1e-9), told.append)
+    stream(settings(arriving, window_end=later, expire_seconds=1e-9), reports.append)
     assert sums(arriving, "u1", "u3", "u9", "gone") == [1, 5, 7, 1]
-    assert [(each["tasks"], each["left_window"]) for each in told] == [(3, 0), (1, 2)]
+    assert [(each["tasks"], each["left_window"]) for each in reports] == [(3, 0), (1, 2)]
     arriving.write([*ROWS, *new])
     assert arriving.refresh(*window, later, "--min-rows-per-day-ratio", "0") == 0
     report = json.loads((arriving.work / "refresh.json").read_text())["updates"]

@@ -46,9 +46,9 @@ def test_new_rows_touch_the_record_of_their_user_and_of_their_video(world, capsy
     before = world.stored(*everyone)
     capsys.readouterr()
     assert world.update(world.write(NEW, "a.parquet")) == 0
-    told = report(capsys)
-    assert told["rows"] == {"read": 3, "used": 3, "skipped": {}}
-    assert (told["tasks"], told["upserted"]) == (4, 4)
+    result = report(capsys)
+    assert result["rows"] == {"read": 3, "used": 3, "skipped": {}}
+    assert (result["tasks"], result["upserted"]) == (4, 4)
     touched = expected.see(NEW)
     check(world, expected.embeddings(*touched))
     others = [key for key in everyone if key not in touched]
@@ -118,8 +118,8 @@ def test_a_batch_with_other_rows_lowers_the_share_of_both_sides(world):
     assert world.update(world.write(NEW, "a.parquet")) == 0
     world.write([*ROWS, *NEW[:2], ("u1", "fresh", 3.5, 2.0)])
     assert world.refresh() == 0
-    told = world.result()["updates"]
-    assert (told["compared"], told["agreeing"]) == (4, 2)
+    updates = world.result()["updates"]
+    assert (updates["compared"], updates["agreeing"]) == (4, 2)
 
 
 def test_rows_that_leave_the_window_leave_both_sides(world):
@@ -186,8 +186,8 @@ def test_an_erased_task_goes_from_its_own_records_and_from_rows_of_the_other_sid
     check(world, expected.embeddings(*expected.see(left)))
     world.write([*ROWS, *NEW, *more])
     assert world.refresh("--min-rows-per-day-ratio", "0") == 0
-    told = world.result()["updates"]
-    assert (told["compared"], told["reconciled_share"]) == (told["updated_tasks"], 1.0)
+    updates = world.result()["updates"]
+    assert (updates["compared"], updates["reconciled_share"]) == (updates["updated_tasks"], 1.0)
     check(world, Simulation(expected.rows).embeddings())
     assert erase(world, key, "--verify") == 0
 

@@ -37,11 +37,11 @@ def test_new_rows_change_the_embeddings_of_their_members_alone(refreshed, capsys
     new = refreshed.write([("u3", 5.0, 1), ("new", 7.0, 1.5), ("u3", 6.0, 2)], "new.parquet")
     capsys.readouterr()
     assert refreshed.update(new) == 0
-    told = report(capsys)
+    result = report(capsys)
     assert refreshed.sums("u2", "u3", "new", "nobody") == [(1, 1), (12, 3), (7, 1), None]
-    assert told["rows"] == {"read": 3, "used": 3, "skipped": {}}
-    assert (told["tasks"], told["upserted"], told["ignored_as_older"]) == (2, 2, 0)
-    assert told["lag_seconds"]["p50"] > 0
+    assert result["rows"] == {"read": 3, "used": 3, "skipped": {}}
+    assert (result["tasks"], result["upserted"], result["ignored_as_older"]) == (2, 2, 0)
+    assert result["lag_seconds"]["p50"] > 0
 
 
 def test_one_update_after_another_sees_all_rows_and_counts_none_twice(refreshed, capsys):
@@ -52,9 +52,9 @@ def test_one_update_after_another_sees_all_rows_and_counts_none_twice(refreshed,
     assert refreshed.sums("u3", "u4") == [(12, 3), (2, 2)]
     capsys.readouterr()
     assert refreshed.update(first, second) == 0
-    told = report(capsys)
-    assert told["rows"] == {"read": 4, "used": 0, "skipped": {"duplicate": 4}}
-    assert (told["tasks"], told["upserted"]) == (0, 0)
+    result = report(capsys)
+    assert result["rows"] == {"read": 4, "used": 0, "skipped": {"duplicate": 4}}
+    assert (result["tasks"], result["upserted"]) == (0, 0)
     assert refreshed.sums("u3", "u4") == [(12, 3), (2, 2)]
 
 
@@ -96,15 +96,15 @@ def test_rows_that_cannot_be_used_are_dead_letters_with_their_reasons(refreshed,
     (refreshed.folder / "c.parquet").write_bytes(b"PAR1 and no more")
     capsys.readouterr()
     assert refreshed.update(*(str(refreshed.folder / f"{n}.parquet") for n in "abc")) == 0
-    told = report(capsys)
-    assert told["rows"]["skipped"] == {
+    result = report(capsys)
+    assert result["rows"]["skipped"] == {
         "future_time": 1,
         "invalid_label": 1,
         "unknown_schema": 1,
         "unreadable_file": 1,
     }
-    assert (told["rows"]["read"], told["rows"]["used"], told["dead_letters"]) == (3, 1, 4)
-    assert sorted(x["reason"] for x in refreshed.letters()) == sorted(told["rows"]["skipped"])
+    assert (result["rows"]["read"], result["rows"]["used"], result["dead_letters"]) == (3, 1, 4)
+    assert sorted(x["reason"] for x in refreshed.letters()) == sorted(result["rows"]["skipped"])
     assert refreshed.sums("u3", "u4", "u5") == [(6, 2), (1, 1), (1, 1)]
 
 
@@ -131,8 +131,8 @@ def test_a_row_with_a_time_in_another_unit_is_a_dead_letter_where_the_window_lea
 def test_a_record_that_the_adapter_makes_nothing_finite_of_is_a_dead_letter(refreshed, capsys):
     capsys.readouterr()
     assert refreshed.update(refreshed.write([("u3", 3e38, 1), ("u3", 3e38, 2)], "a.parquet")) == 0
-    told = report(capsys)
-    assert (told["upserted"], told["dead_letters"]) == (0, 1)
+    result = report(capsys)
+    assert (result["upserted"], result["dead_letters"]) == (0, 1)
     assert refreshed.letters()[0]["reason"] == "not_finite"
     assert refreshed.sums("u3") == [(1, 1)]
 
@@ -188,8 +188,8 @@ def test_the_next_refresh_takes_over_what_it_does_not_know_and_agrees_on_the_res
     assert refreshed.update(refreshed.write([*known, *later], "a.parquet")) == 0
     refreshed.write([*ROWS, *known])
     assert refreshed.refresh() == 0
-    told = json.loads((refreshed.work / "refresh.json").read_text())["updates"]
-    assert told == {
+    updates = json.loads((refreshed.work / "refresh.json").read_text())["updates"]
+    assert updates == {
         "updated_tasks": 4,
         "newer_than_batch": 1,
         "not_in_batch": 1,
@@ -209,8 +209,8 @@ def test_a_batch_that_knows_other_rows_lowers_the_reconciled_share(refreshed):
     assert refreshed.update(refreshed.write(rows, "a.parquet")) == 0
     refreshed.write([*ROWS, ("u3", 5.0, 1), ("u4", 6.5, 1)])
     assert refreshed.refresh() == 0
-    told = json.loads((refreshed.work / "refresh.json").read_text())["updates"]
-    assert (told["compared"], told["reconciled_share"]) == (2, 0.5)
+    updates = json.loads((refreshed.work / "refresh.json").read_text())["updates"]
+    assert (updates["compared"], updates["reconciled_share"]) == (2, 0.5)
     assert refreshed.sums("u4") == [(7.5, 2)]
 
 

@@ -231,8 +231,8 @@ def test_a_model_with_an_encoder_trains_under_jit_compile_with_keras_warning(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model.compile("adam", jit_compile=jit_compile, run_eagerly=not jit_compile)
-        told = [w for w in caught if "Proceeding with `jit_compile=False`" in str(w.message)]
-        assert bool(told) == jit_compile
+        warned = [w for w in caught if "Proceeding with `jit_compile=False`" in str(w.message)]
+        assert bool(warned) == jit_compile
         losses.append(model.evaluate(test_tasks, verbose=0))
     assert losses[1] == pytest.approx(losses[0])
 

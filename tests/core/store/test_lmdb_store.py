@@ -173,7 +173,7 @@ def test_a_limit_of_address_space_is_not_called_damage(tmp_path):
         "try:\n    store.get_many(['1'], 1)\n"
         "except Exception as error:\n    print(type(error).__name__, error)"
     )
-    told = in_another_process(read, address)
-    assert told.startswith("StoreError")
-    assert "ulimit -v" in told
-    assert "damaged" not in told
+    answer = in_another_process(read, address)
+    assert answer.startswith("StoreError")
+    assert "ulimit -v" in answer
+    assert "damaged" not in answer

@@ -187,7 +187,7 @@ def test_no_member_goes_back_in_time_while_publications_race_with_upserts(store,
     """Values are event times. A generation knows its members up to the value that it holds."""
     write(store, "g000", (0, 0, 0))
     stop, problems = threading.Event(), []
-    reached = dict.fromkeys(KEYS, 0)  # the newest event that an upsert was told is in
+    reached = dict.fromkeys(KEYS, 0)  # the newest event of an upsert that returned
 
     def update():
         updater, time = open_another(), 0

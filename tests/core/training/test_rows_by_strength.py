@@ -87,12 +87,12 @@ def test_positive_strengths_share_a_trace_and_all_one_pass_over_the_records(
 
 @pytest.mark.usefixtures("no_graphs")
 def test_a_caller_is_told_of_each_strength_before_the_records_are_read_with_it(test_tasks):
-    model, dataset, told = closed_form(), Counted(test_tasks), []
+    model, dataset, calls = closed_form(), Counted(test_tasks), []
     rows_by_strength(
         model,
         dataset,
         STRENGTHS,
-        lambda: told.append((model.adaptation_strength, dataset.passes)),
+        lambda: calls.append((model.adaptation_strength, dataset.passes)),
     )
-    assert told == [(strength, passes) for passes, strength in enumerate(STRENGTHS)]
+    assert calls == [(strength, passes) for passes, strength in enumerate(STRENGTHS)]
     assert model.adaptation_strength == 1.0

@@ -98,8 +98,8 @@ def test_where_history_tells_of_an_id_training_without_ids_is_tried_too(
             (False, None): (GAIN_FALLS, without),
         }
     )
-    told = schema(history=[("item",)])
-    best = best_on_validation(train, TrainOptions(), told, CheckpointOptions(Path("c")))
+    with_history = schema(history=[("item",)])
+    best = best_on_validation(train, TrainOptions(), with_history, CheckpointOptions(Path("c")))
     assert best.result["choice"] == kept
     assert best.result["val_score_by_id_embeddings"] == {
         "with": max(with_ids, strong),

@@ -37,7 +37,7 @@ def kept_kernels() -> Iterator[None]:
 
     It drops them to restart those with a random state of their own. Keras and this project draw
     random numbers from states in variables, and most tests set a seed: to make the kernels again
-    would take a fifth of their time. At the end the kernels are dropped: each takes some memory.
+    would take a seventh of their time. At the end the kernels are dropped: each takes some memory.
     """
     import tensorflow as tf
     from tensorflow.python.eager import context

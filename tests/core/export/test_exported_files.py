@@ -75,7 +75,8 @@ def test_the_signatures_are_the_contract(base):
 
 
 @pytest.mark.parametrize("kind", ["ranker", "adapter"])
-def test_loading_a_model_warns_of_nothing(base, kind, caplog):
+def test_a_model_has_no_gradients_and_loading_it_warns_of_nothing(base, kind, caplog):
+    assert b"internal_grad_fn" not in (base / kind / "1" / "saved_model.pb").read_bytes()
     logging.getLogger("absl").addHandler(caplog.handler)
     try:
         tf.saved_model.load(str(base / kind / "1"))

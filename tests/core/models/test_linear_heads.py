@@ -30,7 +30,7 @@ SHAPE = TASKS, ROWS = 4, 5
 def _numbers(block, embedding):
     """The logits of one context at an embedding, as a function of it."""
     keras.utils.set_random_seed(1)
-    features = {"meta": tf.random.normal([6, 3]), "other": tf.random.normal([6, 2])}
+    features = {"meta": keras.random.normal([6, 3]), "other": keras.random.normal([6, 2])}
     block(features, embedding)
     context = block.encode_context(features)
     return lambda value: block.head(context, value)

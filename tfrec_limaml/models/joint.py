@@ -13,9 +13,9 @@ from tfrec_limaml.blocks.optional_methods import is_linear
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import OTHER_OFFSET, OTHER_ROW, SIDE, Features
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
-from tfrec_limaml.models.encoded_rows import EncodedRows
 from tfrec_limaml.models.limaml import LiMAML
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
+from tfrec_limaml.models.row_encoding import EncodedRows
 from tfrec_limaml.models.task_embeddings import TaskEmbeddings
 
 
@@ -85,7 +85,7 @@ class JointLiMAML(LiMAML):
             rows: Table row of each task ``[T]``.
             support: Support sets of the tasks.
         """
-        support_rows = self._rows_of(support, False)
+        support_rows = self.encode_samples(support, False)
         adapted = self._solve_side(support_rows, support, self.fine_tune_steps, False)
         offset = tf.cast(self._own_half(adapted.weights[0], support["features"]), self.table.dtype)
         self.table.scatter_nd_update(rows[:, None], offset)
@@ -96,7 +96,7 @@ class JointLiMAML(LiMAML):
         """Adapts the batch's side given the other; `steps=None` leaves both sides un-adapted."""
         if steps is None or (self.adaptation_strength == 0 and not training):
             return AdaptedTasks([])
-        return self._adapt(self._rows_of(support, training), support, steps, training)
+        return self._adapt(self.encode_samples(support, training), support, steps, training)
 
     def adapted_outputs(
         self,
@@ -141,7 +141,7 @@ class JointLiMAML(LiMAML):
         self, support: Samples, adapted: AdaptedTasks | None = None
     ) -> TaskEmbeddings:
         """Offsets ``[T, D]`` of the batch's side given the other."""
-        rows = self._rows_of(support, False)
+        rows = self.encode_samples(support, False)
         adapted = adapted or self.adapt_tasks(support, self.fine_tune_steps)
         if not adapted.weights:  # an adaptation strength of 0
             loss = self.task_loss(self.outputs_of(adapted, support), support)
@@ -158,9 +158,11 @@ class JointLiMAML(LiMAML):
         self, features: Features, weight: tf.Tensor | None, training: bool
     ) -> EncodedRows:
         """Rows with both sides' un-adapted embeddings ``[T, N, 2 D]``."""
-        return super()._rows(features, weight, training)
+        return super().encode_rows(features, weight, training)
 
-    def _rows(self, features: Features, weight: tf.Tensor | None, training: bool) -> EncodedRows:
+    def encode_rows(
+        self, features: Features, weight: tf.Tensor | None, training: bool
+    ) -> EncodedRows:
         """Rows with the other side adapted."""
         return self._add_other_offsets(self._unadapted_rows(features, weight, training), features)
 

@@ -14,22 +14,20 @@ import tensorflow as tf
 from tfrec_limaml.adaptation.inner_loop import Weights, adapt
 from tfrec_limaml.adaptation.pooling import pool
 from tfrec_limaml.adaptation.prior_precision import PRECISION_RANGE, check_prior_precision
-from tfrec_limaml.adaptation.real_rows import RealRows
 from tfrec_limaml.blocks.base import check_blocks
 from tfrec_limaml.features import Features, zero_row
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.closed_form import solve_offsets
-from tfrec_limaml.models.encoded_rows import EncodedRows
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
+from tfrec_limaml.models.row_encoding import EncodedRows, EncodesRows
 from tfrec_limaml.models.task_embeddings import TaskEmbeddings, subtask_embeddings
-from tfrec_limaml.models.unadapted_auc import ReportsUnadaptedAuc
 
 #: The logarithm of the prior precision is learned at this multiple of the outer learning rate.
 PRECISION_RATE = 10.0
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
-class LiMAML(ReportsUnadaptedAuc):
+class LiMAML(EncodesRows):
     """Adapts the meta block per task and shares the global block.
 
     Example:
@@ -136,10 +134,10 @@ class LiMAML(ReportsUnadaptedAuc):
         """
         if steps is None or (self.adaptation_strength == 0 and not training):
             real = self.real_rows(support["features"], support["weight"])
-            encoded = self._encode_meta(support["features"], real)
+            encoded = self.encode_meta(support["features"], real)
             encoded = self.meta_block.read_support(encoded, (), causal=True)
             return AdaptedTasks(self.meta_block.initial_weights(encoded))
-        return self._adapt(self._rows_of(support, training), support, steps, training)
+        return self._adapt(self.encode_samples(support, training), support, steps, training)
 
     def adapted_outputs(
         self,
@@ -149,7 +147,7 @@ class LiMAML(ReportsUnadaptedAuc):
         weight: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Outputs ``[T, S]`` of the adapted meta block and the shared global block."""
-        rows = self._rows(features, weight, training)
+        rows = self.encode_rows(features, weight, training)
         return self.outputs_of_rows(adapted, rows, False, training)
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
@@ -160,7 +158,7 @@ class LiMAML(ReportsUnadaptedAuc):
         """
         if self.adaptation == "gradient":
             return super().outer_loss(support, query)
-        rows, query_rows = (self._rows_of(s, True) for s in (support, query))
+        rows, query_rows = (self.encode_samples(s, True) for s in (support, query))
         adapted = self._adapt(rows, support, self.inner_steps, True)
         loss = self.task_loss(self.outputs_of_rows(adapted, query_rows, False, True), query)
         auxiliary = None
@@ -186,7 +184,7 @@ class LiMAML(ReportsUnadaptedAuc):
             support: The support sets.
             adapted: The result of `adapt_tasks` on them, if it is already known.
         """
-        rows = self._rows_of(support, False)
+        rows = self.encode_samples(support, False)
         adapted = adapted or self.adapt_tasks(support, self.fine_tune_steps)
         after = self.task_loss(self.outputs_of_rows(adapted, rows, True, False), support)
         encoded = self.meta_block.read_support(rows.encoded, adapted.memory, causal=False)
@@ -251,41 +249,6 @@ class LiMAML(ReportsUnadaptedAuc):
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Each row's loss and its first and second derivative with respect to the output."""
         return self._loss_derivatives(tf.cast(label, outputs.dtype), outputs)
-
-    def outputs_of_rows(
-        self, adapted: AdaptedTasks, rows: EncodedRows, causal: bool, training: bool
-    ) -> tf.Tensor:
-        """Outputs ``[T, S]`` of rows with adapted weights.
-
-        `causal` hides later support rows from each support row.
-        """
-        encoded = self.meta_block.read_support(rows.encoded, adapted.memory, causal=causal)
-        return self.head(adapted.weights, encoded, rows, training)
-
-    def _rows_of(self, samples: Samples, training: bool) -> EncodedRows:
-        return self._rows(samples["features"], samples["weight"], training)
-
-    def _rows(self, features: Features, weight: tf.Tensor | None, training: bool) -> EncodedRows:
-        real = self.real_rows(features, weight)
-        context = self.global_block.encode_context(real.take_features(features), training)
-        return EncodedRows(self._encode_meta(features, real), context, real)
-
-    def _encode_meta(self, features: Features, real: RealRows) -> Any:
-        encoded = self.meta_block.encode_features(real.take_features(features))
-        return tf.nest.map_structure(real.spread, encoded)
-
-    def head(self, weights: Weights, encoded: Any, rows: EncodedRows, training: bool) -> tf.Tensor:
-        """Outputs ``[T, S]`` of rows under per-task weights.
-
-        `encoded` is the meta block's input, after `MetaBlock.read_support`.
-        """
-        embeddings = self.meta_block.call_adapted(weights, encoded, training)
-        return self.outputs_from(rows, embeddings, training)
-
-    def outputs_from(self, rows: EncodedRows, embeddings: tf.Tensor, training: bool) -> tf.Tensor:
-        """Outputs ``[T, S]`` of rows with the meta embeddings ``[T, S, D]``."""
-        logits = self.global_block.head(rows.context, rows.real.take(embeddings), training)
-        return rows.real.spread(logits)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

@@ -119,7 +119,7 @@ def test_each_task_and_each_of_its_parts_descends_the_task_s_one_loss(model):
 def test_a_part_without_support_stays_as_it_was(model):
     support, query = _samples(SUPPORT, 1), _samples(QUERY, 2)
     weights, _, memory, _ = model.adapt_tasks(support, 2)
-    encoded = model._encode_meta(query["features"], model.real_rows(query["features"]))
+    encoded = model.encode_meta(query["features"], model.real_rows(query["features"]))
     read = model.meta_block.read_support(encoded, memory, causal=False)
     embeddings = model.meta_block.call_adapted(weights, read)
     plain = tf.reshape(model.meta_block(flatten_tasks(query["features"])), [4, 3, 4])
@@ -159,7 +159,7 @@ def test_stored_embeddings_are_those_of_each_task_s_and_each_part_s_last_row(mod
     stored = model.task_embeddings(support)
     (nested,) = stored.nested
     weights, _, memory, _ = model.adapt_tasks(support, model.fine_tune_steps)
-    encoded = model._rows_of(support, False).encoded
+    encoded = model.encode_samples(support, False).encoded
     read = model.meta_block.read_support(encoded, memory, causal=False)
     rows = model.meta_block.call_adapted(weights, read)
     np.testing.assert_allclose(

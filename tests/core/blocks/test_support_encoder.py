@@ -149,7 +149,7 @@ def test_the_outer_gradient_is_that_of_finite_differences(options):
 
 
 def _mean(model, support):
-    rows = model._rows_of(support, False)
+    rows = model.encode_samples(support, False)
     return model.prior_mean(rows, support).numpy()
 
 
@@ -211,7 +211,7 @@ def test_a_model_with_an_encoder_trains_and_scores_the_same_after_loading(steps,
 def test_in_mixed_precision_the_sum_keeps_its_digits():
     model = _model("mixed_bfloat16")
     support = _samples(2, 600, 3, "float32")
-    rows = model._rows_of(support, False)
+    rows = model.encode_samples(support, False)
     summary = rows.real.spread(model.global_block.summarise(rows.context))
     encoder = model.meta_block.support_encoder
     known = support["label"], support["weight"], support["age"]

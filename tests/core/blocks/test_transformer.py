@@ -11,7 +11,7 @@ from tfrec_limaml.blocks import TransformerMetaBlock
 
 def _embeddings(model, support, causal):
     block = model.meta_block
-    encoded = model._rows_of(support, False).encoded
+    encoded = model.encode_samples(support, False).encoded
     memory = block.encode_support(encoded, support["label"], support["weight"])
     return block.read_support(encoded, memory, causal=causal)
 

@@ -23,12 +23,12 @@ from tfrec_limaml.adaptation.inner_weights import (
     shared_product,
     with_task_axis,
 )
+from tfrec_limaml.adaptation.vectorized import training_argument, vectorized
 from tfrec_limaml.keras_internals import (
     Functional,
     is_seed,
     layers_within,
     run_graph,
-    takes_training,
 )
 
 Weights = Sequence[Any]  # tensors with a task axis, or the cheaper forms of `inner_weights`
@@ -83,7 +83,7 @@ def _refuse_losses(layer: keras.layers.Layer, inputs: Any) -> None:
     Calls with per-task weights would lose it.
     """
     with keras.StatelessScope(collect_losses=True) as scope:
-        layer(inputs, **_training(layer, True))
+        layer(inputs, **training_argument(layer, True))
     if scope.losses:
         regularised = [part for part in layers_within(layer) if part.activity_regularizer]
         raise ValueError(
@@ -103,7 +103,7 @@ def _apply(
         weights = [with_task_axis(w) for w in weights]
     if rule is not None and len(args) == 1 and not kwargs:
         return rule(operation, weights, args[0], training)
-    return _vectorized(operation, weights, args, kwargs, training)
+    return vectorized(operation, weights, args, kwargs, training)
 
 
 def _rule(operation: Any) -> Callable[..., Any] | None:
@@ -128,7 +128,7 @@ def _all_rows(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tra
     args, kwargs = tf.nest.map_structure(
         lambda value: merge_axes(value) if isinstance(value, tf.Tensor) else value, (args, kwargs)
     )
-    outputs = operation(*args, **{**kwargs, **_training(operation, training)})
+    outputs = operation(*args, **{**kwargs, **training_argument(operation, training)})
     return tf.nest.map_structure(lambda value: split_axes(value, tensors[0]), outputs)
 
 
@@ -136,7 +136,7 @@ def _dense(
     layer: keras.layers.Dense, weights: Weights, inputs: tf.Tensor, training: bool
 ) -> tf.Tensor:
     if inputs.shape.rank != 3:
-        return _vectorized(layer, [with_task_axis(w) for w in weights], (inputs,), {}, training)
+        return vectorized(layer, [with_task_axis(w) for w in weights], (inputs,), {}, training)
     inputs = tf.cast(inputs, layer.compute_dtype)
     kernel, *bias = weights
     if isinstance(kernel, DualKernel | LowRankKernel) and kernel.value.dtype == inputs.dtype:
@@ -156,7 +156,7 @@ def _layer_norm(
     layer: keras.layers.LayerNormalization, weights: Weights, inputs: tf.Tensor, training: bool
 ) -> tf.Tensor:
     if layer.rms_scaling or list(layer.axis) not in ([-1], [1]) or inputs.shape.rank != 3:
-        return _vectorized(layer, weights, (inputs,), {}, training)
+        return vectorized(layer, weights, (inputs,), {}, training)
     dtype = (
         "float64" if layer.compute_dtype == "float64" else "float32"
     )  # as Keras does: statistics of half-precision values lose digits
@@ -215,62 +215,6 @@ def _functional(model: Functional, weights: Weights, inputs: Any, training: bool
 
 def _weights_by_variable(layer: keras.layers.Layer, weights: Weights) -> dict[int, tf.Tensor]:
     return {id(v): w for v, w in zip(layer.trainable_variables, weights, strict=True)}
-
-
-def _vectorized(
-    layer: keras.layers.Layer,
-    weights: Weights,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    training: bool,
-) -> Any:
-    state = layer.non_trainable_variables
-    states = [tf.convert_to_tensor(v) for v in state]
-    seeds = [i for i, v in enumerate(state) if is_seed(v)]
-    # Tensors go through the map one task at a time; everything else is the same for all.
-    flat = tf.nest.flatten((args, kwargs))
-    positions = [i for i, value in enumerate(flat) if isinstance(value, tf.Tensor)]
-
-    def one_task(values: Any) -> Any:
-        task_weights, tensors = values
-        task_values = list(flat)
-        for position, tensor in zip(positions, tensors, strict=True):
-            task_values[position] = tensor
-        task_args, task_kwargs = tf.nest.pack_sequence_as((args, kwargs), task_values)
-        outputs, new_state = layer.stateless_call(
-            list(task_weights), states, *task_args, **{**task_kwargs, **_training(layer, training)}
-        )
-        changed = [new is not old for old, new in zip(states, new_state, strict=True)]
-        if updated := [v.path for i, v in enumerate(state) if changed[i] and i not in seeds]:
-            raise ValueError(f"it updates {updated[0]} from all rows, padding included")
-        return outputs, [tf.identity(new_state[i]) for i in seeds]
-
-    try:
-        tensors = [flat[i] for i in positions]
-        outputs, seed_states = tf.vectorized_map(
-            one_task, (list(weights), tensors), fallback_to_while_loop=False
-        )
-    except (ValueError, TypeError, NotImplementedError, tf.errors.OpError) as error:
-        raise ValueError(
-            f"layer {layer.name!r} ({type(layer).__name__}) cannot be batched over tasks "
-            f"({str(error).splitlines()[0]}); {_remedy(error)}"
-        ) from error
-    for position, value in zip(seeds, seed_states, strict=True):
-        state[position].assign(value[0])
-    return outputs
-
-
-def _remedy(error: Exception) -> str:
-    if "Cudnn" in str(error):  # on a GPU Keras runs recurrent layers with it by default
-        return "give the layer use_cudnn=False"
-    return (
-        "use layers that tf.vectorized_map supports (Dense, Embedding, LayerNormalization, "
-        "attention, GRU and LSTM) in a meta block"
-    )
-
-
-def _training(operation: Any, training: bool) -> dict[str, bool]:
-    return {"training": training} if takes_training(operation) else {}
 
 
 def _keeps_no_state(operation: Any) -> bool:

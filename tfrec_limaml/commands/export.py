@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tfrec_limaml.choices import POOLINGS
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pooling",
-        choices=("latest", "mean", "max", "cosine"),
+        choices=POOLINGS,
         help="how a task's embeddings are pooled into the stored vector (default: as trained)",
     )
 
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.output,
         model_version=args.model_version,
         task_definition=args.task,
-        metrics=_metrics(args.run_directory),
+        metrics=_metrics(path),
     )
     version = str(manifest.model_version)
     return {
@@ -89,17 +90,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _metrics(run_directory: Path) -> dict[str, Any]:
-    """Test AUCs of the model from `limaml evaluate`, if it was run."""
-    path = run_directory / "evaluation.json"
-    if not path.exists():
+def _metrics(model: Path) -> dict[str, Any]:
+    """The split and the model's AUCs from `limaml evaluate`, if it was run on this model."""
+    path = model.with_name("evaluation.json")
+    if not path.exists() or path.stat().st_mtime < model.stat().st_mtime:
         return {}
-    rows = json.loads(path.read_text(encoding="utf-8"))["results"]
-    return {
-        f"auc_{'fine_tuned' if r['fine_tune'] else 'unadapted'}": r["auc"]
-        for r in rows
-        if r["algorithm"] == "limaml" and "side" not in r
-    }
+    evaluation = json.loads(path.read_text(encoding="utf-8"))
+    rows = [r for r in evaluation["results"] if r["algorithm"] == "limaml" and "side" not in r]
+    return {"split": evaluation["split"], **{f"auc_{_form(row)}": row["auc"] for row in rows}}
+
+
+def _form(row: dict[str, Any]) -> str:
+    if not row["fine_tune"]:
+        return "unadapted"
+    return "as_served" if row.get("served") else "fine_tuned"
 
 
 COMMAND = Command(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tfrec_limaml import staging
 from tfrec_limaml.cli import Command, say
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
@@ -21,7 +23,7 @@ stopped.
 
 example:
   limaml reproduce table3 --output runs/paper
-  limaml reproduce all --dataset kuairand-pure --data-dir data --output runs/paper
+  limaml reproduce all --dataset kuairand-pure --data-dir data --output runs/kuairand
   limaml reproduce all --quick --output runs/quick     minutes, on a small simulated world; fails if
                                                        an ordering that should always hold does not
 """
@@ -58,7 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set's official files")
     parser.add_argument("--output", type=Path, required=True, help="folder for runs and tables")
     parser.add_argument(
-        "--seeds", type=int, default=3, metavar="N", help="runs per line of a table (default 3)"
+        "--seeds",
+        type=int,
+        default=3,
+        metavar="N",
+        help="runs per line of a table (default: %(default)s)",
     )
     parser.add_argument(
         "--quick",
@@ -85,6 +91,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     unknown = sorted(set(names) - set(tables))
     if unknown:
         raise LimamlError(f"unknown tables {unknown}; choose from {[*tables, 'all']}")
+    _check_output(args)
     disable_remapping()
     replicas = max(line.setup.replicas for name in names for line in tables[name].lines)
     if replicas > 1:
@@ -101,6 +108,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.quick and failures:
         raise LimamlError("orderings that should always hold do not: " + "; ".join(failures))
     return {"output": str(args.output), "tables": results}
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """Raises `LimamlError` if the output folder has tables of other data; else records the data."""
+    path: Path = args.output / "data.json"
+    data = {"dataset": args.dataset, "quick": args.quick}
+    if path.is_file():
+        earlier = json.loads(path.read_text("utf-8"))
+        if earlier != data:
+            quick = " --quick" if earlier["quick"] else ""
+            raise LimamlError(
+                f"{args.output} has tables of --dataset {earlier['dataset']}{quick}; choose "
+                "another --output"
+            )
+    args.output.mkdir(parents=True, exist_ok=True)
+    staging.write_text(path, json.dumps(data) + "\n")
 
 
 def _records(args: argparse.Namespace, kind: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError, StoreError
-from tfrec_limaml.store.base import EmbeddingStore, Generation
+from tfrec_limaml.store.base import GRACE_SECONDS, KEEP, EmbeddingStore, Generation
 from tfrec_limaml.store.secrets import masked
 
 _DESCRIPTION = """\
@@ -20,7 +20,7 @@ Lists, rolls back, condemns and prunes generations of an embedding store.
   show      one generation (the current one unless --generation names another); with --key, whether
             that task's embedding is in the current one
   rollback  makes the previous generation current, or the one named by --generation, and condemns
-            the generation that was current
+            the generation that was current if it is a later one
   condemn   marks a generation as bad: rollback does not choose it, and prune removes it
   prune     removes condemned generations and those beyond the newest --keep others
 
@@ -48,14 +48,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--key", metavar="KEY", help="a task key to look up (show)")
     parser.add_argument(
-        "--keep", type=int, default=2, metavar="N", help="generations to keep (default: 2)"
+        "--keep",
+        type=int,
+        default=KEEP,
+        metavar="N",
+        help="generations to keep (default: %(default)s)",
     )
     parser.add_argument(
         "--grace-seconds",
         type=float,
-        default=3600.0,
+        default=GRACE_SECONDS,
         metavar="S",
-        help="prune keeps generations that were published within this time (default: 3600)",
+        help="prune keeps generations that were published within this time (default: %(default)s)",
     )
 
 
@@ -82,6 +86,8 @@ def _list(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any
 
 def _show(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any]:
     version = _version(store, arguments)
+    if arguments.key is not None and arguments.generation is not None:
+        raise LimamlError("--key looks up the current generation; leave out --generation")
     if arguments.generation is None:
         generation = store.current(version)
         if generation is None:
@@ -109,11 +115,10 @@ def _rollback(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str,
     version = _version(store, arguments)
     previous = store.current(version)
     current = store.rollback(version, arguments.generation)
-    condemned = previous is not None and previous.identifier > current.identifier
-    return {
-        "current": _as_dict(current),
-        "condemned": previous.identifier if condemned and previous is not None else None,
-    }
+    states = {g.identifier: g.state for g in store.generations(version)}
+    was = None if previous is None else previous.identifier
+    condemned = was is not None and states.get(was) == "condemned"
+    return {"current": _as_dict(current), "condemned": was if condemned else None}
 
 
 def _condemn(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def _render(result: dict[str, Any]) -> str:
         "no validation AUC, because all validation labels are of one class: early stopping kept "
         "the first epoch; give `limaml prepare` other split dates or more rows"
         if auc is None
-        else f"best validation AUC {auc:.4f}"
+        else f"validation AUC {auc:.4f}"
     )
     return (
         f"{result['algorithm']}: {counted(result['epochs'], 'epoch')} in "

@@ -7,15 +7,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from tfrec_limaml.choices import ADAPTATIONS, PRIORS, SUPPORT_REDUCTIONS
 from tfrec_limaml.commands.train_values import adder, fraction, widths
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.training.options import (
-    ADAPTATIONS,
     ALGORITHMS,
-    GLOBAL_BLOCKS,
-    META_BLOCKS,
-    PRIORS,
-    SUPPORT_REDUCTIONS,
+    GLOBAL_BLOCK_NAMES,
+    META_BLOCK_NAMES,
     ModelOptions,
     TrainOptions,
     recipe,
@@ -126,7 +124,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def _add_training(group: Any) -> None:
     add = adder(group)
     add("--epochs", type=int, help="maximum number of epochs")
-    add("--patience", type=int, help="epochs without a better validation AUC")
+    add("--patience", type=int, help="epochs without a better validation score")
     add("--batch-size", type=int, help="tasks per batch (default: by --batch-rows; paper: 128)")
     add("--batch-rows", type=int, help="approximate number of training rows per batch")
     add("--learning-rate", type=float, help="peak of the outer learning rate, AdamW")
@@ -216,8 +214,8 @@ def _add_gradient_steps(group: Any) -> None:
 
 def _add_network(group: Any) -> None:
     add = adder(group)
-    add("--meta-block", choices=META_BLOCKS, help="the block that is adapted per task")
-    add("--global-block", choices=GLOBAL_BLOCKS, help="the shared network")
+    add("--meta-block", choices=META_BLOCK_NAMES, help="the block that is adapted per task")
+    add("--global-block", choices=GLOBAL_BLOCK_NAMES, help="the shared network")
     add(
         "--meta-units",
         type=widths,

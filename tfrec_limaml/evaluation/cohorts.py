@@ -35,10 +35,10 @@ def history_slices(
 def cohorts(
     rows: Rows, trained_keys: Collection[bytes] | None = None, dormant_days: float = 7.0
 ) -> Iterator[tuple[str, Array]]:
-    """Names and row masks ``[N]`` of the non-empty cohorts.
+    """Names and row masks ``[N]`` of the cohorts; some may have no rows.
 
     - ``cold``: no record of the task was trained on (needs `trained_keys`).
-    - ``dormant``: the task was seen before, but not in the last `dormant_days` days before its
+    - ``dormant``: no other record has a row of the task in the last `dormant_days` days before its
       first scored row (needs the columns ``timestamp`` and ``last_seen``).
     - ``active``: neither.
     - ``under 25 rows`` and ``25 rows or more``: by the task's scored rows, the paper's slices.
@@ -58,9 +58,9 @@ def cohorts(
     if "timestamp" in rows and "last_seen" in rows:
         first = np.full(len(keys), np.iinfo(np.int64).max)
         np.minimum.at(first, task, rows["timestamp"])
-        dormant = (rows["last_seen"] > 0) & (
-            first[task] - rows["last_seen"] > dormant_days * DAY_MS
-        )
+        silent = first[task] - rows["last_seen"] > dormant_days * DAY_MS
+        # Without any row in its support set: older than the window, if the task was trained on.
+        dormant = silent if trained_keys is not None else silent & (rows["last_seen"] > 0)
         yield "dormant", dormant & remaining
         remaining &= ~dormant
         yield "active", remaining

@@ -6,7 +6,7 @@ Method: Wang et al., "LiMAML: Personalization of Deep Recommender Models via Met
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,6 +15,7 @@ from tfrec_limaml.adaptation.inner_loop import Weights, adapt
 from tfrec_limaml.adaptation.pooling import pool
 from tfrec_limaml.adaptation.prior_precision import PRECISION_RANGE, check_prior_precision
 from tfrec_limaml.blocks.base import check_blocks
+from tfrec_limaml.choices import ADAPTATIONS, POOLINGS, Adaptation, Pooling, check_choice
 from tfrec_limaml.features import Features, zero_row
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.closed_form import solve_offsets
@@ -40,8 +41,8 @@ class LiMAML(EncodesRows):
         >>> model.fit(train_tasks, validation_data=validation_tasks, epochs=10)
 
     Args:
-        adaptation: ``"gradient"`` takes the paper's steps of gradient descent on the mean support
-            loss. ``"gauss-newton"`` solves for the mode of the posterior of an `OffsetMetaBlock`'s
+        adaptation: ``"gradient"`` takes steps of gradient descent on the support loss, as the paper
+            does. ``"gauss-newton"`` solves for the mode of the posterior of an `OffsetMetaBlock`'s
             offset in `inner_steps` Gauss-Newton steps; see `tfrec_limaml.adaptation.gauss_newton`.
             None means ``"gauss-newton"`` for an `OffsetMetaBlock` and ``"gradient"`` for other
             blocks.
@@ -59,22 +60,16 @@ class LiMAML(EncodesRows):
         meta_block: Any,
         global_block: Any,
         *,
-        adaptation: Literal["gradient", "gauss-newton"] | None = None,
+        adaptation: Adaptation | None = None,
         prior_precision: float = 1.0,
-        pooling: str = "latest",
+        pooling: Pooling = "latest",
         **kwargs: Any,
     ) -> None:
         check_blocks(meta_block, global_block)
         if adaptation is None:
             adaptation = "gauss-newton" if meta_block.stores_offset else "gradient"
-        if adaptation not in ("gradient", "gauss-newton"):
-            raise ValueError(
-                f"adaptation must be 'gradient' or 'gauss-newton', received {adaptation!r}"
-            )
-        if pooling not in ("latest", "mean", "max", "cosine"):
-            raise ValueError(
-                f"pooling must be 'latest', 'mean', 'max' or 'cosine', received {pooling!r}"
-            )
+        check_choice("adaptation", adaptation, ADAPTATIONS)
+        check_choice("pooling", pooling, POOLINGS)
         check_prior_precision(prior_precision)
         if adaptation == "gauss-newton" and not meta_block.stores_offset:
             raise ValueError(

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.adaptation.inner_loop import Weights, adapt
-from tfrec_limaml.adaptation.inner_weights import LowRankKernel
-from tfrec_limaml.features import Features
-from tfrec_limaml.models.adapted_tasks import AdaptedTasks
+from tfrec_limaml.choices import SUPPORT_REDUCTIONS, SupportReduction, check_choice
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.task_model import TaskModel
 from tfrec_limaml.models.traced_setting import TracedSetting, count, number
 
-SupportReduction = Literal["mean", "sum", "shrunk"]
-SUPPORT_REDUCTIONS: tuple[SupportReduction, ...] = get_args(SupportReduction)
 #: Initial `kappa`: the number of support rows at which a shrunk step is half of the full one.
 KAPPA = 5.0
 #: The logarithm of `kappa` is learned at this multiple of the outer learning rate.
@@ -46,7 +41,9 @@ class MAMLModel(TaskModel):
     """
 
     inner_steps = TracedSetting(count)
-    second_order_steps = TracedSetting(lambda _, steps: None if steps is None else int(steps))
+    second_order_steps = TracedSetting(
+        lambda name, steps: None if steps is None else count(name, steps)
+    )
     unadapted_loss_weight = TracedSetting(number(0.0))
 
     def __init__(
@@ -157,70 +154,8 @@ class MAMLModel(TaskModel):
         }
 
 
-@keras.saving.register_keras_serializable("tfrec_limaml")
-class EntireNetworkMAML(MAMLModel):
-    """MAML on the whole network, the paper's Algorithm 1.
-
-    All weights except the embedding tables are adapted per task.
-
-    Each task has its own copy of the network, so the result cannot be stored for serving. It is a
-    baseline.
-    """
-
-    @property
-    def inner_variables(self) -> list[keras.Variable]:
-        """All weights of the network except the embedding tables."""
-        return self.network.adaptable_variables
-
-    def adapt_tasks(
-        self, support: Samples, steps: int | None, training: bool = False
-    ) -> AdaptedTasks:
-        """Adapts the whole network to each task."""
-        rates, scale = self.inner_rates(training), self.step_scale(support)
-        return adapt_network(
-            self, support, steps or 0, rates, self.second_order_steps, training, scale
-        )
-
-    def adapted_outputs(
-        self,
-        adapted: AdaptedTasks,
-        features: Features,
-        training: bool = False,
-        weight: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """Outputs ``[T, S]`` of each task's network."""
-        return self.network.call_adapted(adapted.weights, features, training)
-
-
-def adapt_network(
-    model: TaskModel,
-    support: Samples,
-    steps: int,
-    rates: Any,
-    second_order_steps: int | None,
-    training: bool = False,
-    step_scale: tf.Tensor | None = None,
-) -> AdaptedTasks:
-    """Adapts the whole network to each task."""
-    start = model.network.initial_weights(support["label"])
-
-    def losses(weights: Weights) -> tf.Tensor:
-        return model.task_loss(
-            model.network.call_adapted(weights, support["features"], training), support
-        )
-
-    weights, before = adapt(start, losses, steps, rates, second_order_steps, step_scale)
-    adapted_weights = [
-        w.without_placeholder() if isinstance(w, LowRankKernel) else w for w in weights
-    ]
-    return AdaptedTasks(adapted_weights, before)
-
-
 def _check_reduction(reduction: str, meta_block: Any) -> None:
-    if reduction not in SUPPORT_REDUCTIONS:
-        raise ValueError(
-            f"support_reduction must be one of {list(SUPPORT_REDUCTIONS)}, received {reduction!r}"
-        )
+    check_choice("support_reduction", reduction, SUPPORT_REDUCTIONS)
     if reduction != "mean" and meta_block.nested_definitions:
         raise ValueError(
             f"nested task definitions need support_reduction='mean', received {reduction!r}"

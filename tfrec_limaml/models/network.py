@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfrec_limaml.adaptation.inner_weights import LowRankKernel, SharedWeight, with_task_axis
 from tfrec_limaml.adaptation.per_task import apply_per_task
+from tfrec_limaml.adaptation.vectorized import vectorized
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
 from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
 from tfrec_limaml.blocks.optional_methods import calls_per_task
@@ -141,22 +142,13 @@ def _call_block(
             return apply_per_task(layer, weights, values, training)
 
         return cast(Any, block).call_per_task(*inputs, call)
-    state = [tf.convert_to_tensor(v) for v in block.non_trainable_variables]
-    shared_weights = [tf.convert_to_tensor(v) for v in block.trainable_variables]
-    positions = [i for i, v in enumerate(block.trainable_variables) if id(v) in adapted]
-
-    def one_task(pair: Any) -> tf.Tensor:
-        task_weights, values = pair
-        weights = list(shared_weights)
-        for position, weight in zip(positions, task_weights, strict=True):
-            weights[position] = weight
-        return block.stateless_call(weights, state, *values, training=training)[0]
-
-    variables = [block.trainable_variables[i] for i in positions]
-    batched_weights = tuple(
-        tf.ensure_shape(with_task_axis(adapted[id(v)]), (None, *v.shape)) for v in variables
-    )
-    return tf.vectorized_map(one_task, (batched_weights, inputs), fallback_to_while_loop=False)
+    batched_weights = [
+        tf.ensure_shape(with_task_axis(adapted[id(v)]), (None, *v.shape))
+        if id(v) in adapted
+        else None
+        for v in block.trainable_variables
+    ]
+    return vectorized(block, batched_weights, inputs, {}, training)
 
 
 def _is_wide(kernel: tf.Tensor) -> bool:

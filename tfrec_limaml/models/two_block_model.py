@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import keras
 import tensorflow as tf
@@ -19,20 +19,13 @@ from tfrec_limaml.adaptation.losses import (
 )
 from tfrec_limaml.adaptation.real_rows import RealRows
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock, check_blocks
+from tfrec_limaml.choices import AVERAGINGS, Averaging, check_choice
 from tfrec_limaml.features import Features
 from tfrec_limaml.keras_internals import take_gradients_as_summed
 from tfrec_limaml.models.network import RecommenderNetwork
-from tfrec_limaml.models.outer_step import (
-    Samples,
-)
+from tfrec_limaml.models.outer_step import Samples
 from tfrec_limaml.models.task_loops import TaskLoops
 from tfrec_limaml.models.traced_setting import TracedSetting, count, number
-
-
-def _averaging(name: str, value: str) -> str:
-    if value not in ("task", "sample"):
-        raise ValueError(f"{name} must be 'task' or 'sample', received {value!r}")
-    return value
 
 
 class TwoBlockModel(TaskLoops):
@@ -58,7 +51,7 @@ class TwoBlockModel(TaskLoops):
     fine_tune = TracedSetting(lambda _, value: bool(value))
     fine_tune_steps = TracedSetting(count)
     inner_learning_rate = TracedSetting(number(0.0))
-    averaging = TracedSetting(_averaging)
+    averaging = TracedSetting(lambda name, value: check_choice(name, value, AVERAGINGS))
     adaptation_strength = TracedSetting(number(0.0))
 
     def __init__(
@@ -70,7 +63,7 @@ class TwoBlockModel(TaskLoops):
         fine_tune: bool = True,
         fine_tune_steps: int = 1,
         inner_learning_rate: float = 0.1,
-        averaging: Literal["task", "sample"] = "task",
+        averaging: Averaging = "task",
         adaptation_strength: float = 1.0,
         **kwargs: Any,
     ) -> None:

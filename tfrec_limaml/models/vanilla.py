@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.choices import Averaging
 from tfrec_limaml.features import Features
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
-from tfrec_limaml.models.maml_model import adapt_network
+from tfrec_limaml.models.entire_network import adapt_network
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.task_model import TaskModel
 
@@ -30,7 +31,7 @@ class Vanilla(TaskModel):
         meta_block: Any,
         global_block: Any,
         *,
-        averaging: Literal["task", "sample"] = "sample",
+        averaging: Averaging = "sample",
         fine_tune: bool = False,
         **kwargs: Any,
     ) -> None:

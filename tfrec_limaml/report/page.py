@@ -89,7 +89,7 @@ def _training(report: Report) -> str:
         "adaptation): compare their shapes, not their values.",
         _legend(names),
         f'<div class="pair">{"".join(figure(c) for c in curves if c)}</div>',
-        table(("algorithm", "epochs", "best validation AUC", "time"), rows),
+        table(("algorithm", "epochs", "validation AUC", "time"), rows),
     )
 
 

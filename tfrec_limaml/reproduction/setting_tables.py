@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tfrec_limaml.choices import Pooling
 from tfrec_limaml.reproduction.lines import LIMAML, line, vanilla
 from tfrec_limaml.reproduction.setups import Setup
 from tfrec_limaml.reproduction.table import Line, Ordering, Records, Table
@@ -97,7 +98,7 @@ def table13(quick: bool) -> Table:
 
 def table14(quick: bool) -> Table:
     """The pooling of a task's embeddings."""
-    figures = {"latest": 0.0, "max": -0.06, "mean": -0.12, "cosine": -0.10}
+    figures: dict[Pooling, float] = {"latest": 0.0, "max": -0.06, "mean": -0.12, "cosine": -0.10}
     return Table(
         name="table14",
         title="Pooling of a task's embeddings",

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.choices import Pooling
 from tfrec_limaml.comparison.networks import in_order_of
 from tfrec_limaml.comparison.rivals import Data, Outcome, Scores
 from tfrec_limaml.errors import LimamlError
@@ -47,7 +48,7 @@ class Setup:
     options: TrainOptions
     form: Form = "served"
     task: str | None = None
-    pooling: str | None = None
+    pooling: Pooling | None = None
     days_old: float = 0.0
     replicas: int = 1
 

@@ -62,7 +62,8 @@ def as_text(column: Column) -> pa.Array:
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return array.cast(pa.string())
     if pa.types.is_floating(kind):
-        numbers = array.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        array = array.cast(pa.float64())  # Arrow cannot encode float16 as a dictionary
+        numbers = array.to_numpy(zero_copy_only=False)
         with np.errstate(invalid="ignore"):
             is_integer = (numbers == np.floor(numbers)) & (np.abs(numbers) < task_keys.EXACT_FLOATS)
         if np.all(is_integer | ~np.isfinite(numbers)):

@@ -7,7 +7,7 @@ import functools
 import math
 import numbers
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tfrec_limaml.errors import SchemaError
@@ -37,17 +37,24 @@ def check_keys(
     label: str,
     tasks: Mapping[str, Sequence[str]],
     tables: Mapping[str, str],
-    history: Iterable[Sequence[str]],
+    history: Sequence[Sequence[str]],
 ) -> None:
     """Raises `SchemaError` for a key with the label, or for a name that no folder or file can have.
 
-    Task definitions and tables are folders and files.
+    Task definitions, tables and histories are folders and files.
     """
     if any(label in key for key in (*tasks.values(), *history)):
         raise SchemaError(
             f"{subject}: the label {label!r} may not be in the key of a task definition or of "
             "history features, which would give it away"
         )
+    stems = ["_".join(key) for key in history]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise SchemaError(
+                f"{subject}: two entries of history have the name {stem!r}, that of their features "
+                "and of their file: name all values in one entry, or rename a column"
+            )
     for kind, named in (("task definition", tasks), ("table", tables)):
         for name in named:
             if name.startswith(".") or "/" in name or "\\" in name:

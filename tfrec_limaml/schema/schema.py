@@ -133,7 +133,7 @@ class Schema:
                 f"schema {self.name!r}: the label {self.label.name!r} may not be a feature too; "
                 "remove the feature"
             )
-        history = (h.keys for h in self.history)
+        history = [h.keys for h in self.history]
         check_keys(f"schema {self.name!r}", self.label.name, self.tasks, self.tables, history)
         if self.weight is not None and self.weight in (self.label.name, self.timestamp):
             raise SchemaError(

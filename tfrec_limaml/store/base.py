@@ -12,6 +12,9 @@ import numpy.typing as npt
 
 Matrix = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+#: Generations that `EmbeddingStore.prune` keeps, besides those published within the last seconds,
+#: which readers may have just opened.
+KEEP, GRACE_SECONDS = 2, 3600.0
 #: Maps task keys to the times of their last interactions, milliseconds ``[n]``.
 EventTimes = Callable[[Sequence[str]], npt.NDArray[np.int64]]
 
@@ -237,7 +240,9 @@ class EmbeddingStore(Protocol):
         `prune` does not count it among those to keep, and `rollback` does not choose it by default.
         """
 
-    def prune(self, model_version: int, keep: int = 2, grace_seconds: float = 3600.0) -> list[str]:
+    def prune(
+        self, model_version: int, keep: int = KEEP, grace_seconds: float = GRACE_SECONDS
+    ) -> list[str]:
         """Removes condemned generations, and those beyond the newest `keep` others.
 
         Never removes the current one, or any that is younger than the grace period.

@@ -89,9 +89,10 @@ def check_count(identifier: str, count: int, expected: int | None, erased: int) 
     `erased` keys were left out.
     """
     if expected is not None and count + erased != expected:
+        left_out = f" besides {erased} erased ones" if erased else ""
         raise StoreError(
-            f"generation {identifier!r} holds {count} distinct task keys, expected {expected}: "
-            "not published"
+            f"generation {identifier!r} holds {count} distinct task keys{left_out}, expected "
+            f"{expected}: not published"
         )
     if count == 0:
         raise StoreError(f"generation {identifier!r} is empty: not published")

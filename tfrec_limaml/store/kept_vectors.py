@@ -89,15 +89,20 @@ class KeptGenerations:
     """The kept vectors of the current generations."""
 
     def __init__(self) -> None:
-        self._vectors: dict[int, tuple[Path, KeptVectors]] = {}
+        self._vectors: dict[int, tuple[tuple[Path, int], KeptVectors]] = {}
 
-    def vectors_of(self, model_version: int, data: Path, width: int) -> KeptVectors:
+    def vectors_of(self, model_version: int, data: tuple[Path, int], width: int) -> KeptVectors:
         """The kept vectors of the generation with this data.
 
         Those of the version's earlier generation are dropped.
+
+        Args:
+            model_version: The version.
+            data: Folder of the data, and how often the store's folder has been replaced.
+            width: Width ``D`` of the vectors.
         """
-        path, vectors = self._vectors.get(model_version, (None, None))
-        if vectors is None or path != data:
+        former, vectors = self._vectors.get(model_version, (None, None))
+        if vectors is None or former != data:
             vectors = KeptVectors(width, _BYTES // (4 * width))
             other_versions = [(v, k) for v, k in self._vectors.items() if v != model_version]
             self._vectors = {

@@ -109,8 +109,19 @@ class LmdbErasure:
             raise StoreError(
                 f"cannot write {path}: {error}; erase the same keys again to complete it"
             ) from error
-        shutil.rmtree(self._path(record), ignore_errors=True)
+        self._remove(self._path(record))
         return places
+
+    def _remove(self, path: Path) -> None:
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            pass  # pruned in the meantime
+        except OSError as error:
+            raise StoreError(
+                f"cannot remove {path}, which still has the erased vectors: {error}; remove it "
+                "yourself, then erase the same keys again"
+            ) from error
 
     def _copy(self, record: Record, path: Path, encoded_keys: list[bytes]) -> None:
         """Copies a generation's data without the keys, and syncs them to disk."""

@@ -33,6 +33,7 @@ import numpy.typing as npt
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import (
+    base,
     generation_rules,
     kept_vectors,
     lmdb_environment,
@@ -114,9 +115,8 @@ class LmdbStore:
 
         if len(keys) < kept_vectors.FROM_KEYS or record.erasing:
             return read(keys)
-        cache = self._kept.vectors_of(
-            record.model_version, self._path(record), record.embedding_dim
-        )
+        data = self._path(record), self._environments.followed
+        cache = self._kept.vectors_of(record.model_version, data, record.embedding_dim)
         return cache.get_many(keys, frozenset(map(bytes.decode, newer_entries)), read)
 
     def new_generation(
@@ -200,7 +200,9 @@ class LmdbStore:
             self._overlays.remove_dead(model_version)
         return record.generation(current=False)
 
-    def prune(self, model_version: int, keep: int = 2, grace_seconds: float = 3600.0) -> list[str]:
+    def prune(
+        self, model_version: int, keep: int = base.KEEP, grace_seconds: float = base.GRACE_SECONDS
+    ) -> list[str]:
         """See `EmbeddingStore.prune`; also removes remains of dead writers."""
         self._remove_dead(model_version)
         with self._overlays.writing():

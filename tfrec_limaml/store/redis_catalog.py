@@ -126,10 +126,14 @@ class RedisCatalog:
         current: str | None,
         changed: Iterable[Record],
         *,
+        known: Sequence[Record],
         pointer: tuple[Record, int | None] | None = None,
         removed: Iterable[Record] = (),
     ) -> None:
-        """Writes, points to and removes records in one transaction, if `current` is still current.
+        """Writes, points to and removes records in one transaction.
+
+        Raises `StoreError` if another process has published, rolled back or erased meanwhile: if
+        `current` is no longer current, or the records are not `known`.
 
         `pointer` is the record to point to and the time to live of its data in milliseconds.
         Overlays that the changed records no longer name are dropped.
@@ -138,10 +142,11 @@ class RedisCatalog:
         pointer_key = self.key(model_version, "current")
         generations = self.key(model_version, "generations")
         with self.client.pipeline(transaction=True) as pipeline:
-            pipeline.watch(pointer_key)
-            if self.current_name(model_version) != current:
+            pipeline.watch(pointer_key, generations)
+            records = self.records(model_version)
+            if self.current_name(model_version) != current or records != list(known):
                 raise StoreError(_changed_meanwhile(model_version))
-            stored = {record.identifier: record for record in self.records(model_version)}
+            stored = {record.identifier: record for record in records}
             pipeline.multi()
             for record in changed:
                 pipeline.hset(generations, record.identifier, record.to_bytes())
@@ -168,7 +173,10 @@ def drop_overlay(
 
 
 def _changed_meanwhile(model_version: int) -> str:
-    return f"model version {model_version} was published or rolled back in the meantime; try again"
+    return (
+        f"model version {model_version} was published, rolled back or erased from in the meantime; "
+        "try again"
+    )
 
 
 def escape(text: str) -> str:

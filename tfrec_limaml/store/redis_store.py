@@ -33,7 +33,7 @@ from typing import Any
 import numpy.typing as npt
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import generation_rules, redis_erasure, redis_overlay, values
+from tfrec_limaml.store import base, generation_rules, redis_erasure, redis_overlay, values
 from tfrec_limaml.store.base import Generation, LookUpResult, Place, Upserted
 from tfrec_limaml.store.generation_record import Record, check_dtype
 from tfrec_limaml.store.redis_catalog import RedisCatalog
@@ -261,7 +261,7 @@ class RedisStore:
                 )
             target, changed = generation_rules.after_rollback(records, current, target, time.time())
             pointer = (target, ttl_ms if ttl_ms > 0 else None)
-            self.catalog.change(model_version, current, changed, pointer=pointer)
+            self.catalog.change(model_version, current, changed, known=records, pointer=pointer)
             return target.generation(current=True)
 
     def condemn(self, model_version: int, identifier: str) -> Generation:
@@ -273,18 +273,21 @@ class RedisStore:
             )
             record = generation_rules.condemn_target(records, current, identifier, model_version)
             record = dataclasses.replace(record, condemned=time.time(), overlay="")
-            self.catalog.change(model_version, current, [record])
+            self.catalog.change(model_version, current, [record], known=records)
             return record.generation(current=False)
 
-    def prune(self, model_version: int, keep: int = 2, grace_seconds: float = 3600.0) -> list[str]:
+    def prune(
+        self, model_version: int, keep: int = base.KEEP, grace_seconds: float = base.GRACE_SECONDS
+    ) -> list[str]:
         """See `EmbeddingStore.prune`; also removes remains of dead writers."""
         with self.errors():
             self.catalog.remove_dead(model_version)
-            current = self.catalog.current_name(model_version)
-            pruned = generation_rules.prune_targets(
-                self.catalog.records(model_version), current, keep, grace_seconds
+            records, current = (
+                self.catalog.records(model_version),
+                self.catalog.current_name(model_version),
             )
-            self.catalog.change(model_version, current, (), removed=pruned)
+            pruned = generation_rules.prune_targets(records, current, keep, grace_seconds)
+            self.catalog.change(model_version, current, (), known=records, removed=pruned)
             return [record.identifier for record in pruned]
 
     def close(self) -> None:

@@ -6,24 +6,23 @@ Python, the command line, the demo and the benchmarks share their defaults.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from tfrec_limaml import choices
 from tfrec_limaml.adaptation.prior_precision import check_prior_precision
 from tfrec_limaml.errors import LimamlError
 
 Algorithm = Literal["limaml", "vanilla", "maml"]
-Adaptation = Literal["gauss-newton", "gradient"]
-Prior = Literal["zero", "encoder"]
-SupportReduction = Literal["mean", "sum", "shrunk"]
 
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
-META_BLOCKS = ("offset", "mlp", "id", "features+id", "transformer")
-GLOBAL_BLOCKS = ("dot_product", "mlp", "wide_and_deep", "dcn", "dlrm")
-ADAPTATIONS: tuple[Adaptation, ...] = get_args(Adaptation)
-PRIORS: tuple[Prior, ...] = get_args(Prior)
-SUPPORT_REDUCTIONS: tuple[SupportReduction, ...] = get_args(SupportReduction)
+META_BLOCK_NAMES = ("offset", "mlp", "id", "features+id", "transformer")
+GLOBAL_BLOCK_NAMES = ("dot_product", "mlp", "wide_and_deep", "dcn", "dlrm")
+
+
+_check = functools.partial(choices.check_choice, error=LimamlError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,8 +69,8 @@ class ModelOptions:
     id_embeddings: bool | None = None
     shrinkage: float = 50.0
     projection_shrinkage: float | None = None
-    prior: Prior = "zero"
-    adaptation: Adaptation | None = None
+    prior: choices.Prior = "zero"
+    adaptation: choices.Adaptation | None = None
     prior_precision: float = 1.0
     inner_steps: int | None = None
     inner_learning_rate: float = 0.3
@@ -79,10 +78,10 @@ class ModelOptions:
     first_order: bool = False
     second_order_steps: int | None = None
     learn_inner_rates: bool = False
-    support_reduction: SupportReduction = "mean"
+    support_reduction: choices.SupportReduction = "mean"
     unadapted_loss_weight: float = 1.0
-    averaging: str = "sample"
-    pooling: str = "latest"
+    averaging: choices.Averaging = "sample"
+    pooling: choices.Pooling = "latest"
     task: str | None = None
     joint_task: str | None = None
     sweeps: int = 2
@@ -97,16 +96,18 @@ class ModelOptions:
                 f"{self.chosen_adaptation!r} and prior {self.prior!r}"
             )
         self._check_numbers()
-        _one_of("meta_block", self.meta_block, META_BLOCKS)
-        _one_of("global_block", self.global_block, GLOBAL_BLOCKS)
-        _one_of("prior", self.prior, PRIORS)
-        _one_of("support_reduction", self.support_reduction, SUPPORT_REDUCTIONS)
+        _check("meta_block", self.meta_block, META_BLOCK_NAMES)
+        _check("global_block", self.global_block, GLOBAL_BLOCK_NAMES)
+        _check("prior", self.prior, choices.PRIORS)
+        _check("support_reduction", self.support_reduction, choices.SUPPORT_REDUCTIONS)
+        _check("averaging", self.averaging, choices.AVERAGINGS)
+        _check("pooling", self.pooling, choices.POOLINGS)
         if self.prior == "encoder" and self.meta_block != "offset":
             raise LimamlError(
                 f"prior 'encoder' needs the meta_block 'offset', received {self.meta_block!r}"
             )
         if self.adaptation is not None:
-            _one_of("adaptation", self.adaptation, ADAPTATIONS)
+            _check("adaptation", self.adaptation, choices.ADAPTATIONS)
         if self.adaptation == "gauss-newton" and self.meta_block != "offset":
             raise LimamlError(
                 "adaptation 'gauss-newton' needs the meta_block 'offset', received "
@@ -129,7 +130,7 @@ class ModelOptions:
         for name in ("meta_units", "global_units"):
             if any(width < 1 for width in getattr(self, name)):
                 raise LimamlError(f"{name} must be at least 1 each, received {getattr(self, name)}")
-        if self.global_block == "dot_product" and not self.global_units:
+        if not self.global_units:
             raise LimamlError("global_units needs at least one width, received none")
         if self.first_order and self.second_order_steps:
             raise LimamlError(
@@ -156,7 +157,7 @@ class ModelOptions:
         )
 
     @property
-    def chosen_adaptation(self) -> Adaptation:
+    def chosen_adaptation(self) -> choices.Adaptation:
         """The adaptation; if it is not set, the one that fits the meta block."""
         return self.adaptation or ("gauss-newton" if self.meta_block == "offset" else "gradient")
 
@@ -185,7 +186,7 @@ class TrainOptions:
         algorithm: ``"limaml"``, or a baseline: ``"vanilla"`` or ``"maml"``.
         model: Settings of the model.
         epochs: Maximum number of epochs; the learning rate falls to 0 over all of them.
-        patience: Epochs without a better validation AUC before training stops.
+        patience: Epochs without a better validation score before training stops.
         batch_size: Tasks per batch; None to choose it by `batch_rows`.
         batch_rows: Approximate number of training rows per batch.
         learning_rate: Peak of the outer learning rate.
@@ -223,7 +224,7 @@ class TrainOptions:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        _one_of("algorithm", self.algorithm, ALGORITHMS)
+        _check("algorithm", self.algorithm, ALGORITHMS)
         if self.model.joint_task is not None and self.algorithm != "limaml":
             raise LimamlError(
                 f"joint_task {self.model.joint_task!r} is for the algorithm 'limaml', received "
@@ -278,7 +279,7 @@ class TrainOptions:
 
 def recipe(name: str) -> TrainOptions:
     """The options of a named recipe: ``"default"`` or ``"paper"``."""
-    _one_of("recipe", name, ("default", "paper"))
+    _check("recipe", name, ("default", "paper"))
     return TrainOptions.paper() if name == "paper" else TrainOptions()
 
 
@@ -288,8 +289,3 @@ def _at_least(options: Any, bounds: Mapping[str, float]) -> None:
         value = getattr(options, name)
         if value is not None and not bound <= value < math.inf:
             raise LimamlError(f"{name} must be at least {bound}, received {value}")
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise LimamlError(f"{name} must be one of {list(allowed)}, received {value!r}")

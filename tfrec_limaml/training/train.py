@@ -201,14 +201,15 @@ def _curve_summary(
     seconds: float,
     data: TrainingData,
 ) -> dict[str, Any]:
-    best = max(curves["val_auc"])
+    scores = curves[ValidationScore.NAME]
+    best = curves["val_auc"][scores.index(max(scores))]
     # Keras gives 0 where the AUC is undefined.
     undefined = best == 0 and len(data.validation_labels()) < 2
     return {
         "algorithm": options.algorithm,
         "epochs": len(curves["loss"]),
         "best_val_auc": None if undefined else best,
-        "best_val_score": max(curves[ValidationScore.NAME]),
+        "best_val_score": max(scores),
         "seconds": seconds,
     }
 

@@ -9,6 +9,7 @@ shard of a task is that of its record.
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from limaml_beam.io import files
 from limaml_beam.io.staged_output import staged_file
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, Integers
@@ -71,6 +73,15 @@ def writing(path: str) -> Iterator[KeptRowsWriter]:
         entries = writer.close()
     with staged_file(f"{path}.npy") as index:
         np.save(index, np.empty(0, _ENTRY) if entries is None else entries)
+
+
+def has_index_of(path: str, rows: int) -> bool:
+    """Whether ``<path>.npy`` indexes this number of rows.
+
+    It does not if a process was killed after it replaced ``<path>.arrow``.
+    """
+    with files.open_binary(f"{path}.npy") as file:
+        return int(np.load(io.BytesIO(file.read()))["rows"].sum()) == rows
 
 
 def shard_path(shard: int) -> str:

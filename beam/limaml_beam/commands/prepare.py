@@ -51,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shards_argument(work)
     work.add_argument(
         "--max-bad-fraction",
-        "--max_bad_fraction",
         type=float,
         default=PrepareOptions.max_bad_fraction,
         metavar="F",

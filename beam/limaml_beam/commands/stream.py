@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from limaml_beam.commands import update
 from limaml_beam.commands.ignored_options import Rule, refuse_ignored
+from limaml_beam.update import defaults
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 
@@ -66,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--expire-seconds",
         type=float,
-        default=60.0,
+        default=defaults.EXPIRE_SECONDS,
         metavar="S",
         help="time between checks for updated members whose rows left the window (default: "
         "%(default)s)",
@@ -75,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     folder.add_argument(
         "--poll-seconds",
         type=float,
-        default=1.0,
+        default=defaults.POLL_SECONDS,
         metavar="S",
         help="time between checks of the folder (default: %(default)s)",
     )
@@ -87,21 +88,21 @@ def _add_kafka_arguments(parser: argparse.ArgumentParser) -> None:
     kafka.add_argument("--topic", help="its topic")
     kafka.add_argument(
         "--group",
-        default="limaml",
+        default=defaults.GROUP,
         help="consumer group, whose offsets are the place to continue from; a new group begins "
         "with the oldest message (default: %(default)s)",
     )
     kafka.add_argument(
         "--batch-seconds",
         type=float,
-        default=1.0,
+        default=defaults.BATCH_SECONDS,
         metavar="S",
         help="time that a micro-batch waits after its first message (default: %(default)s)",
     )
     kafka.add_argument(
         "--batch-messages",
         type=int,
-        default=10_000,
+        default=defaults.BATCH_MESSAGES,
         metavar="N",
         help="maximum number of messages of a micro-batch (default: %(default)s)",
     )
@@ -191,7 +192,7 @@ def _pipeline(arguments: argparse.Namespace) -> dict[str, Any]:
     from limaml_beam.update.pipeline import KafkaPipeline, run_pipeline
 
     quiet_beam(use_options(arguments.beam))
-    config, model = arguments.kafka_config, arguments.model
+    config, export = arguments.kafka_config, arguments.export
     work = str(Path(arguments.work).absolute())
     settings = KafkaPipeline(
         servers=arguments.from_kafka,
@@ -199,7 +200,7 @@ def _pipeline(arguments: argparse.Namespace) -> dict[str, Any]:
         store=arguments.store,
         update={
             "work": work,
-            "adapter": None if model is None else newest_adapter(model),
+            "adapter": None if export is None else newest_adapter(export),
             "window_end": arguments.window_end,
             "clock_skew_seconds": arguments.clock_skew_seconds,
             "expire_seconds": arguments.expire_seconds,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from limaml_beam.commands.beam_flags import add_beam_flag
 from limaml_beam.commands.ignored_options import Rule, refuse_engine, refuse_ignored
+from limaml_beam.update import defaults
 from tfrec_limaml.cli import Command
 from tfrec_limaml.wording import counted
 
@@ -52,7 +53,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         "--store", required=True, metavar="ADDRESS", help="lmdb:FOLDER or redis://HOST:PORT/DB"
     )
     parser.add_argument(
-        "--model",
+        "--export",
         metavar="EXPORT",
         help="folder that `limaml export` wrote; its newest adapter is used (default: that of the "
         "last refresh)",
@@ -63,7 +64,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clock-skew-seconds",
         type=float,
-        default=300.0,
+        default=defaults.CLOCK_SKEW_SECONDS,
         metavar="S",
         help="use rows up to this time in the future; later ones become dead letters (default: "
         "%(default)s)",
@@ -82,7 +83,7 @@ def settings_from(arguments: argparse.Namespace, store: EmbeddingStore) -> Updat
     return Update(
         work=Path(arguments.work),
         store=store,
-        adapter=None if arguments.model is None else newest_adapter(arguments.model),
+        adapter=None if arguments.export is None else newest_adapter(arguments.export),
         window_end=arguments.window_end,
         clock_skew_seconds=arguments.clock_skew_seconds,
     )

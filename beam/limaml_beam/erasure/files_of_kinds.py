@@ -29,7 +29,7 @@ from limaml_beam.io.tfrecords import frame_record, read_records
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, beside_column
 from limaml_beam.update.lock import exclusive
-from limaml_beam.update.state import UpdateState
+from limaml_beam.update.state import UpdateState, state_folder
 from tfrec_limaml.schema import arrow_keys
 from tfrec_limaml.schema.task_keys import joint_key_prefix
 
@@ -166,7 +166,7 @@ def kept_rows(path: str, erased: ErasedKeys, write: bool) -> int | None:
     )
     masks = [_kept_mask(batch, path.split("/")[-2], erased) for batch in batches]
     count = sum(int(mask.sum()) for mask in masks)
-    if count and write:
+    if write and (count or not kept_rows_module.has_index_of(stem, sum(map(len, batches)))):
         with kept_rows_module.writing(stem) as writer:
             for batch, mask in zip(batches, masks, strict=True):
                 table = pa.Table.from_batches([batch.filter(pa.array(~mask))])
@@ -229,6 +229,6 @@ def kind_of(path: str) -> Callable[[str, ErasedKeys, bool], int | None] | None:
         return task_records
     if name.endswith(".arrow"):
         return kept_rows
-    if path.endswith("updates/rows/data.mdb"):
+    if path.endswith(f"{state_folder(Path())}/data.mdb"):
         return update_state
     return json_lines if name.endswith(".jsonl") else parquet if name.endswith(".parquet") else None

@@ -11,11 +11,13 @@ import dataclasses
 import datetime as dt
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from apache_beam.io.filesystems import FileSystems
 
 from limaml_beam.erasure import running
 from limaml_beam.erasure.erased_keys import ErasedKeys
@@ -24,7 +26,7 @@ from limaml_beam.erasure.schema_above import schema_above
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.io import files
 from limaml_beam.io.read_errors import READ_ERRORS
-from limaml_beam.io.staged_output import REPORT_FILE, write_file
+from limaml_beam.io.staged_output import REPORT_FILE, is_incomplete, write_file
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.store import EmbeddingStore, Place
 from tfrec_limaml.store.erasure import key_digest
@@ -42,6 +44,8 @@ _DATA = (
     ".avro",
     ".orc",
 )
+#: Age of an incomplete file from which its process cannot still write to it.
+_LEFT_OVER_SECONDS = 3600
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,6 +183,8 @@ def _in_files(settings: Erasure, erased: ErasedKeys, unsearched: list[str], writ
     for root in settings.outputs:
         paths = files.matching(root, "**")
         for path in paths or [root]:
+            if write and _remove_if_left_over(path):
+                continue
             count = _in_file(path, root, erased, write)
             if count is None and _holds_data(path):
                 unsearched.append(path)
@@ -188,8 +194,20 @@ def _in_files(settings: Erasure, erased: ErasedKeys, unsearched: list[str], writ
             _count_again(paths)
 
 
+def _remove_if_left_over(path: str) -> bool:
+    """Removes the incomplete file of a killed process; a younger one may still be written to."""
+    if not is_incomplete(path):
+        return False
+    if time.time() - FileSystems.last_updated(path) < _LEFT_OVER_SECONDS:
+        return False
+    FileSystems.delete([path])
+    return True
+
+
 def _holds_data(path: str) -> bool:
     name = path.rsplit("/", 1)[-1].lower()
+    if is_incomplete(path):
+        return True
     if name == "lock.mdb":  # of LMDB: process numbers
         return False
     return name.endswith(_DATA) or ".tfrecord" in name
@@ -197,7 +215,7 @@ def _holds_data(path: str) -> bool:
 
 def _in_file(path: str, root: str, erased: ErasedKeys, write: bool) -> int | None:
     kind = kind_of(path)
-    if kind is None:
+    if kind is None or is_incomplete(path):
         return None
     schema_and_definitions = schema_above(path, root)
     try:

@@ -6,25 +6,24 @@ may still write rows of erased tasks to files that were already searched.
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Sequence
 from pathlib import Path
 
 from limaml_beam.io import files
-from limaml_beam.update.lock import exclusive
-
-_REFRESH_LOCK, _UPDATE_LOCK = "refresh.lock", "update.lock"
+from limaml_beam.io.folder_lock import REFRESH, UPDATE, exclusive, is_held
 
 
 def refreshes(roots: Sequence[str]) -> list[str]:
     """Work folders below some folders in which a refresh is running."""
-    return [str(folder) for folder in _folders_with(roots, _REFRESH_LOCK) if _is_held(folder)]
+    return [
+        str(folder) for folder in _folders_with(roots, REFRESH.file) if is_held(folder, REFRESH)
+    ]
 
 
 def wait_for_updates(roots: Sequence[str]) -> None:
     """Waits for running updates to end: they take seconds."""
-    for folder in _folders_with(roots, _UPDATE_LOCK):
-        with exclusive(folder, wait=True):
+    for folder in _folders_with(roots, UPDATE.file):
+        with exclusive(folder, UPDATE, wait=True):
             pass
 
 
@@ -32,12 +31,3 @@ def _folders_with(roots: Sequence[str], lock: str) -> list[Path]:
     """Local folders that hold a lock; folders elsewhere have none."""
     local = [root for root in roots if files.is_local(root)]
     return [path.parent for root in local for path in sorted(Path(root).rglob(lock))]
-
-
-def _is_held(folder: Path) -> bool:
-    with (folder / _REFRESH_LOCK).open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False

@@ -7,6 +7,7 @@ import math
 import os
 
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.store.base import KEEP
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class EmbedOptions:
     """
 
     max_age_days: float = 0.0
-    keep_generations: int = 2
+    keep_generations: int = KEEP
     batch_size: int = 256
     max_bad_fraction: float = 0.01
     workers: int = 1

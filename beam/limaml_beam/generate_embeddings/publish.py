@@ -17,9 +17,7 @@ from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.generate_embeddings.report import read_report
 from tfrec_limaml.errors import ErasedMeanwhileError, LimamlError
 from tfrec_limaml.store import EmbeddingStore, Generation
-
-#: Generations younger than this stay, for readers that have just started.
-GRACE_SECONDS = 3600.0
+from tfrec_limaml.store.base import GRACE_SECONDS
 
 
 def publish(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks.folder import DEAD_LETTERS, SCHEMA_FILE
 
 _LOCK = ".lock"
+_INCOMPLETE = re.compile(r"\.partial-[0-9a-f]{8}$")
 #: In every finished output of the embedding job.
 REPORT_FILE = "report.json"
 #: On object stores, these files are renamed last and removed first. Readers open one of them before
@@ -178,21 +180,29 @@ def _delete_if_there(path: str) -> None:
 def staged_file(path: str) -> Iterator[Any]:
     """A file under a temporary name, which is renamed at the end.
 
-    A retried or duplicated bundle leaves one complete file.
+    A retried or duplicated bundle leaves one complete file. The temporary name begins with a dot:
+    if the process is killed, no pattern for outputs matches the incomplete file.
     """
     parent = path.rsplit("/", 1)[0]
     if files.has_folders(path) and not FileSystems.exists(parent):
         with contextlib.suppress(BeamIOError, OSError):  # another worker made it first
             FileSystems.mkdirs(parent)
-    staging = _temporary_name(path, "partial")
+    folder, _, name = path.rpartition("/")
+    staging = _temporary_name(f"{folder}/.{name}" if folder else f".{name}", "partial")
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(_delete_if_there, staging)
         with FileSystems.create(staging, compression_type=CompressionTypes.UNCOMPRESSED) as handle:
             yield handle
         on_failure.pop_all()
-    if FileSystems.exists(path):
+    # Renaming replaces an existing file, except on HDFS.
+    if not files.is_local(path) and files.has_folders(path) and FileSystems.exists(path):
         FileSystems.delete([path])
     FileSystems.rename([staging], [path])
+
+
+def is_incomplete(path: str) -> bool:
+    """Whether a file has a temporary name of `staged_file`, also of earlier releases."""
+    return _INCOMPLETE.search(path) is not None
 
 
 def write_file(path: str, content: bytes) -> None:

@@ -46,6 +46,7 @@ from limaml_beam.update.dead_letters import remove_letters
 from limaml_beam.update.lock import exclusive
 from limaml_beam.update.plan import Plan, write_plan
 from limaml_beam.update.reconcile import reconcile, settings_of
+from limaml_beam.update.state import state_folder
 from tfrec_limaml import staging
 from tfrec_limaml.manifest import Manifest
 
@@ -96,7 +97,7 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     result = {**report, "checks": _as_dicts(check_results), "warnings": warnings}
     result["published"] = published
     remove_letters(work, settings.dead_letter_days)
-    if (work / "updates" / "rows").is_dir():
+    if state_folder(work).is_dir():
         outcome.stage("reconcile")
         result["updates"] = _reconcile(settings, output, card)
         outcome.note(updates=result["updates"])

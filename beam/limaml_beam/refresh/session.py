@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from limaml_beam.io import outcome
+from limaml_beam.io.folder_lock import REFRESH, BusyError, exclusive
 from tfrec_limaml.errors import LimamlError
 
 RESULT_FILE = "refresh.json"
-
-
-class LockedError(LimamlError):
-    """Another run holds the work folder."""
 
 
 @contextlib.contextmanager
@@ -27,10 +22,11 @@ def session(work: Path, reports: Sequence[str] = (), metrics: str | None = None)
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(exclusive(work))
+            _make(work)
+            stack.enter_context(exclusive(work, REFRESH))
         except LimamlError as error:
             with outcome.reported("refresh", reports, metrics):
-                if isinstance(error, LockedError):
+                if isinstance(error, BusyError):
                     outcome.stage(outcome.LOCK)
                 raise
         results = [str(work / RESULT_FILE), *reports]
@@ -38,29 +34,8 @@ def session(work: Path, reports: Sequence[str] = (), metrics: str | None = None)
         yield
 
 
-@contextlib.contextmanager
-def exclusive(work: Path) -> Iterator[None]:
-    """Holds the work folder's lock; the system releases it when the process ends for any reason.
-
-    Raises:
-        LockedError: Another refresh holds it.
-        LimamlError: The folder cannot be used.
-    """
+def _make(work: Path) -> None:
     try:
         work.mkdir(parents=True, exist_ok=True)
-        file = open(work / "refresh.lock", "a+")  # noqa: SIM115 - held until the end of the block
     except OSError as error:
         raise LimamlError(f"cannot use the work folder {work}: {error}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise LockedError(
-                f"another refresh (process {file.read().strip() or 'unknown'}) is using {work}; "
-                "wait for it"
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield

@@ -34,6 +34,7 @@ from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.artefacts import read_manifest, read_schema
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, TIME
+from limaml_beam.update import defaults
 from limaml_beam.update.adapting import TaskAdapter
 from limaml_beam.update.dead_letters import write_letters
 from limaml_beam.update.look_up import TurnLookUp, current_generation
@@ -41,18 +42,14 @@ from limaml_beam.update.merging import merge_rows, records_of, without_erased
 from limaml_beam.update.messages import Message
 from limaml_beam.update.new_rows import NewRows, read_messages, read_new
 from limaml_beam.update.plan import read_plan
-from limaml_beam.update.state import UpdateState, prefix_of
+from limaml_beam.update.state import UpdateState, prefix_of, state_folder
 from tfrec_limaml.datasets.text_format import text_format
 from tfrec_limaml.errors import LimamlError, NotCurrentError, StoreError
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.store import EmbeddingStore, Upserted
 from tfrec_limaml.tasks.folder import DATA_CARD_FILE
 
-#: A producer's clock may be ahead by this much before its rows count as future rows.
-CLOCK_SKEW_SECONDS = 300.0
 _LONGEST_SKEW_SECONDS = 365 * 86_400.0
-#: Time between two checks of an idle stream for tasks that lost rows because these left the window.
-EXPIRE_SECONDS = 60.0
 _ATTEMPTS = 5
 
 
@@ -74,8 +71,8 @@ class Update:
     store: EmbeddingStore
     adapter: str | None = None
     window_end: str | None = None
-    clock_skew_seconds: float = CLOCK_SKEW_SECONDS
-    expire_seconds: float = EXPIRE_SECONDS
+    clock_skew_seconds: float = defaults.CLOCK_SKEW_SECONDS
+    expire_seconds: float = defaults.EXPIRE_SECONDS
 
     def __post_init__(self) -> None:
         if not self.expire_seconds > 0:
@@ -151,7 +148,7 @@ class Updater:
         began = time.time()
         schema = read_schema(str(self._tasks))
         self._manifest.check_schema(schema)
-        state = UpdateState(self._settings.work / "updates" / "rows")
+        state = UpdateState(state_folder(self._settings.work))
         with contextlib.closing(state):
             new_rows, rows, settings = self._read(read, schema, state)
             records = [records_of(rows.get(d), schema, settings, d)[1] for d in self._definitions]

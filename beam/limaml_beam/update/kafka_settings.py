@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from limaml_beam.update import defaults
 from limaml_beam.update.job import Update
 from limaml_beam.update.patience import check_idle
 from tfrec_limaml.errors import LimamlError
@@ -43,9 +44,9 @@ class KafkaStream:
     servers: str
     topic: str
     update: Update
-    group: str = "limaml"
-    batch_messages: int = 10_000
-    batch_seconds: float = 1.0
+    group: str = defaults.GROUP
+    batch_messages: int = defaults.BATCH_MESSAGES
+    batch_seconds: float = defaults.BATCH_SECONDS
     idle_seconds: float | None = None
     client: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from limaml_beam.io.folder_lock import REFRESH, BusyError, is_held
 from limaml_beam.update.job import Update, Updater
-from limaml_beam.update.lock import BusyError, exclusive
-from limaml_beam.update.plan import read_plan
-from tfrec_limaml.errors import LimamlError, StoreError
+from limaml_beam.update.lock import exclusive
+from limaml_beam.update.plan import Plan, read_plan
+from tfrec_limaml.errors import LimamlError, StoreError, VersionMismatchError
 
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
 #: Receives the report of every update, and ``{"waiting": reason}`` while the updater waits.
@@ -96,8 +97,15 @@ class PatientUpdater:
                     report = update(self._updater)
                 self._last = time.monotonic()
                 return report
-            except (StoreError, BusyError) as error:
+            except (StoreError, BusyError, VersionMismatchError) as error:
+                if isinstance(error, VersionMismatchError) and not self._is_refreshed(plan):
+                    raise
                 self.totals.waits += 1
                 self._tell({"waiting": str(error), "seconds": wait})
                 self._sleep(wait)
                 wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+
+    def _is_refreshed(self, plan: Plan) -> bool:
+        """Whether a refresh replaces the records, and the plan a moment later."""
+        work = self._settings.work
+        return is_held(work, REFRESH) or read_plan(work) != plan

@@ -32,6 +32,7 @@ from apache_beam.transforms.userstate import (
 
 from limaml_beam.generate_embeddings.artefacts import read_manifest, read_schema
 from limaml_beam.io.pipeline_options import new_pipeline, use_options
+from limaml_beam.update import defaults
 from limaml_beam.update.job import Update, Updater
 from limaml_beam.update.kafka_settings import check_batches
 from limaml_beam.update.messages import Message
@@ -64,9 +65,9 @@ class KafkaPipeline:
     topic: str
     store: str
     update: Mapping[str, Any]
-    group: str = "limaml"
-    batch_messages: int = 10_000
-    batch_seconds: float = 1.0
+    group: str = defaults.GROUP
+    batch_messages: int = defaults.BATCH_MESSAGES
+    batch_seconds: float = defaults.BATCH_SECONDS
     client: Mapping[str, str] = dataclasses.field(default_factory=dict)
     expansion_service: str | None = None
 

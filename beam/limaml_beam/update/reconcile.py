@@ -16,7 +16,7 @@ from limaml_beam.generate_embeddings.digests import digest
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TIME
 from limaml_beam.update.merging import records_of
-from limaml_beam.update.state import UpdateState
+from limaml_beam.update.state import UpdateState, state_folder
 from tfrec_limaml.schema.schema import Schema
 
 
@@ -38,7 +38,7 @@ def reconcile(work: Path, output: str, schema: Schema, settings: TaskSettings) -
         compared with the batch's by digest. ``reconciled_share`` is the share of compared tasks
         whose records agree, None if there are none.
     """
-    state = UpdateState(work / "updates" / "rows")
+    state = UpdateState(state_folder(work))
     try:
         prefixes = schema.key_prefixes(settings.definitions)
         total = columnar.sum_counts(

@@ -35,6 +35,11 @@ _SCHEMA, _LEAVING, _TURN = b"\xff", b"\xfe", b"\xfd"
 _LOWEST = 1 << 63  # times are written as the difference to the lowest one, so that they sort
 
 
+def state_folder(work: Path) -> Path:
+    """Folder of the state in a work folder."""
+    return work / "updates" / "rows"
+
+
 class UpdateState:
     """Rows by task key.
 
@@ -131,7 +136,7 @@ class UpdateState:
             return {key: np.frombuffer(v, np.float32) for key, v in values if v is not None}
 
     def tasks(self, prefix: str = "") -> dict[str, pa.RecordBatch]:
-        """Every task of a definition with its rows; see `of`."""
+        """Every task of a definition with its rows, by key without `prefix`."""
         with self._environment.begin() as transaction:
             schema = _schema_of(transaction, prefix)
             return {

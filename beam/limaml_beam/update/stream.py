@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 from limaml_beam.io.read_errors import SourceError
 from limaml_beam.io.sources import format_of
 from limaml_beam.update.dead_letters import write_letters
+from limaml_beam.update.defaults import POLL_SECONDS
 from limaml_beam.update.job import Update, Updater
 from limaml_beam.update.patience import PatientUpdater, Sleep, Tell, check_idle
 from tfrec_limaml.errors import LimamlError
@@ -43,7 +44,7 @@ class Stream:
 
     folder: Path
     update: Update
-    poll_seconds: float = 1.0
+    poll_seconds: float = POLL_SECONDS
     files_per_update: int = 64
     idle_seconds: float | None = None
 

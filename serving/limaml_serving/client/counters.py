@@ -16,7 +16,8 @@ class Counters:
         requests: Calls of ``rank`` and entries of ``rank_many``.
         candidates: Candidates scored.
         adapted: Candidates scored with a meta embedding.
-        missing: Candidates scored without one because the store does not have the key.
+        missing: Candidates scored without one for any other reason: the store does not have the key
+            or failed, the embedding is damaged, or none of the model version is published.
         damaged: Stored embeddings that failed a check (checksum, width, not finite) and were not
             used; their candidates count as `missing`.
         anonymous: Candidates scored without one because a key column was given as ``None``, or as a

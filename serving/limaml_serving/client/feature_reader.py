@@ -13,6 +13,7 @@ import numpy.typing as npt
 from limaml_serving.client import wire
 from limaml_serving.errors import RequestError, quote
 from tfrec_limaml.schema.schema import Feature
+from tfrec_limaml.schema.task_keys import key_text
 
 #: A checked column: its number of rows (1 or N), and their bytes as in the request. Numbers are
 #: little-endian, row after row; texts are the fields ``string_val`` of a `TensorProto`. Either way,
@@ -145,16 +146,21 @@ def _strings(feature: Feature, values: Any, filled: list[str]) -> bytes:
         raise RequestError(
             f"feature {feature.name!r} needs text (string), received {quote(unreadable[0])}"
         )
-    invalid = [is_missing(item) or (isinstance(item, float) and item != item) for item in items]
-    default = str(_default(feature, "a missing value")).encode() if any(invalid) else b""
-    contents = [
-        default if is_invalid else item if isinstance(item, bytes) else str(item).encode()
-        for item, is_invalid in zip(items, invalid, strict=True)
-    ]
-    if any(invalid):
+    texts = [_text(item) for item in items]
+    if None in texts:
+        default = str(_default(feature, "a missing value"))
+        texts = [default if text is None else text for text in texts]
         filled.append(feature.name)
+    contents = [text.encode() if isinstance(text, str) else text for text in texts]
     content: bytes = wire.TensorProto(string_val=contents).SerializeToString()
     return content
+
+
+def _text(item: Any) -> str | bytes | None:
+    """The text that `limaml prepare` makes of a value; None if it is missing."""
+    if isinstance(item, str | bytes):
+        return item
+    return None if is_missing(item) else key_text(item)
 
 
 def _texts(items: Sequence[str]) -> bytes:

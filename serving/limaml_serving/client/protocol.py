@@ -197,8 +197,11 @@ class RankingProtocol:
             except (StoreError, TimeoutError) as error:
                 self._store_failed(str(error) or "too slow")
             else:
-                if answer[0].ndim != 2 or len(answer[0]) != len(keys) != len(answer[1]):
-                    self._store_failed(f"it answered {len(answer[0])} rows for {len(keys)} keys")
+                if answer[0].ndim != 2 or not len(answer[0]) == len(keys) == len(answer[1]):
+                    self._store_failed(
+                        f"it answered {len(answer[0])} vectors and {len(answer[1])} flags for "
+                        f"{len(keys)} keys"
+                    )
                 elif self._fits(answer[0], model):
                     matrix, found, damaged = check_answer(answer)
                     self._note_damaged(damaged, version)

@@ -85,7 +85,7 @@ class KnownVersions:
         if path.is_file():
             self._add(Manifest.read(path.parent.parent))
             return
-        if path.name.isdigit():
+        if path.name.isdigit() and not (path / "ranker").is_dir():
             self._add(Manifest.read(path))
             return
         self._base = path / "ranker" if (path / "ranker").is_dir() else path

@@ -4,8 +4,10 @@ import contextlib
 import fcntl
 import gzip
 import json
+import os
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +16,12 @@ import pytest
 import yaml
 from waiting import wait_for
 
+from limaml_beam.build_tasks import kept_rows
 from limaml_beam.erasure import files_of_kinds
 from limaml_beam.erasure.task_key import task_key_of
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.io.tfrecords import frame_record, read_records
+from limaml_beam.rows.columnar import TASK
 from tfrec_limaml.cli import main
 from tfrec_limaml.store import open_store
 from tfrec_limaml.store.erasure import key_digest
@@ -205,6 +209,34 @@ def test_an_erasure_that_breaks_off_at_any_file_is_completed_by_the_same_command
         report = json.loads((copy / "work" / "g1" / "report.json").read_text())
         assert report["rows"] == 6
     assert steps == 8
+
+
+def test_incomplete_files_of_killed_runs_are_removed_an_hour_later(world, capsys):
+    member, *_ = sorted((world / "tasks").rglob("*.tfrecord*"))
+    left_over = [member.with_name(f"{dot}{member.name}.partial-0123abcd") for dot in ("", ".")]
+    for path in left_over:
+        path.write_bytes(member.read_bytes()[:30])
+    assert main(command(world, "--json")) == 0
+    assert set(map(str, left_over)) <= set(json.loads(capsys.readouterr().out)["not_searched"])
+    for path in left_over:
+        os.utime(path, (0, 0))
+    assert main(command(world)) == 0
+    assert not any(path.exists() for path in left_over)
+
+
+def test_an_index_that_a_killed_erasure_left_behind_is_made_again(world):
+    stem = str(world / "tasks" / "member" / "rows-00000")
+    with kept_rows.writing(stem) as writer:
+        keys = pa.array([ERASED, "4", "30"])
+        table = pa.table({TASK: keys.take(pa.array([0, 0, 1, 2])), "x": [1, 2, 3, 4]})
+        writer.add(table, keys, np.array([0, 2, 3]), np.array([2, 3, 4]))
+    before = Path(f"{stem}.npy").read_bytes()
+    assert main(command(world)) == 0
+    complete = Path(f"{stem}.npy").read_bytes()
+    assert complete != before
+    Path(f"{stem}.npy").write_bytes(before)  # as if killed between the two files
+    assert main(command(world)) == 0
+    assert Path(f"{stem}.npy").read_bytes() == complete
 
 
 def test_while_a_refresh_runs_an_erasure_is_not_done(world, capsys):

@@ -12,7 +12,7 @@ from two_sided_toy import ROWS, VIDEO, Simulation
 from update_world import after, report
 
 from limaml_beam.update import adapting
-from limaml_beam.update.state import UpdateState
+from limaml_beam.update.state import UpdateState, state_folder
 from tfrec_limaml.cli import main
 from tfrec_limaml.store import open_store
 
@@ -195,7 +195,7 @@ def test_an_erased_task_goes_from_its_own_records_and_from_rows_of_the_other_sid
 def test_a_key_means_a_task_of_its_own_definition_alone(world):
     assert world.update(world.write([("v2", "u1", 1.0, 1.0)], "a.parquet")) == 0
     assert erase(world, "v2") == 0
-    held = UpdateState(world.work / "updates" / "rows")
+    held = UpdateState(state_folder(world.work))
     assert (held.tasks(), held.tasks(VIDEO)) == ({}, {})  # their only row is gone
     held.close()
     found = world.stored("v2", f"{VIDEO}v2", "u1")

@@ -94,8 +94,8 @@ def trained(encoder, make_samples):
 
 
 def test_the_command_line_offers_every_block():
-    assert set(options.META_BLOCKS) == set(META_BLOCKS)
-    assert set(options.GLOBAL_BLOCKS) == set(GLOBAL_BLOCKS)
+    assert set(options.META_BLOCK_NAMES) == set(META_BLOCKS)
+    assert set(options.GLOBAL_BLOCK_NAMES) == set(GLOBAL_BLOCKS)
 
 
 def test_every_block_scores_the_same_in_a_fresh_process(

@@ -53,6 +53,9 @@ def test_slices_cover_all_rows_once_and_cohorts_say_who_is_cold_dormant_or_activ
         "under 25 rows": 40,
     }
     assert dict(cohorts(rows, trained, dormant_days=20))["dormant"].sum() == 0
+    silent = {**rows, "last_seen": np.where(rows["task_key"] == b"t012", 0, rows["last_seen"])}
+    dormant = dict(cohorts(silent, trained, dormant_days=20))["dormant"]
+    assert set(rows["task_key"][dormant]) == {b"t012"}  # all its rows are older than the window
 
 
 def test_a_silence_is_measured_to_the_first_scored_row_of_the_task():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 import numpy as np
 import pytest
 
 from tfrec_limaml import MLPGlobalBlock, MLPMetaBlock, Vanilla
+from tfrec_limaml.commands import export
 from tfrec_limaml.errors import LimamlError, SchemaError, VersionMismatchError
 from tfrec_limaml.export import savedmodels as export_module
 from tfrec_limaml.export.savedmodels import export_for_serving
@@ -105,3 +109,23 @@ def test_models_without_an_embedding_or_an_encoder_and_unknown_definitions_are_r
 def test_a_missing_manifest_is_told_by_path(tmp_path):
     with pytest.raises(VersionMismatchError, match=r"no manifest at .*manifest\.json"):
         Manifest.read(tmp_path)
+
+
+def test_the_manifest_has_the_metrics_of_this_model_and_their_split(tmp_path):
+    model, evaluation = tmp_path / "limaml.keras", tmp_path / "evaluation.json"
+    model.touch()
+    assert export._metrics(model) == {}
+    row = {"algorithm": "limaml", "fine_tune": True}
+    results = [
+        {"algorithm": "vanilla", "fine_tune": False, "auc": 0.5},
+        {**row, "fine_tune": False, "auc": 0.6},
+        {**row, "auc": 0.7},
+        {**row, "auc": 0.65, "side": "item"},
+        {**row, "auc": 0.69, "served": True},
+    ]
+    evaluation.write_text(json.dumps({"split": "test", "results": results}))
+    assert export._metrics(model) == {
+        **{"split": "test", "auc_unadapted": 0.6, "auc_fine_tuned": 0.7, "auc_as_served": 0.69}
+    }
+    os.utime(evaluation, (0, 0))  # of an earlier training
+    assert export._metrics(model) == {}

@@ -59,10 +59,14 @@ SUPPORT, QUERY = _samples(ROWS, 1), _samples(4, 2)
 
 def _model(cls, blocks, **options):
     keras.utils.set_random_seed(5)
-    model = cls(*BLOCKS[blocks](), inner_learning_rate=0.5, **options)
-    model.build({"meta": (None, META), "other": (None, OTHER), "item": (None,)})
+    model = _built(cls(*BLOCKS[blocks](), inner_learning_rate=0.5, **options))
     for number, v in enumerate(model.trainable_variables):  # nothing may start at zero
         v.assign(v + 0.1 * keras.random.normal(v.shape, seed=number))
+    return model
+
+
+def _built(model):
+    model.build({"meta": (None, META), "other": (None, OTHER), "item": (None,)})
     return model
 
 
@@ -142,3 +146,31 @@ def test_a_subclass_with_another_head_is_adapted_with_its_own():
     actual = model.network.call_adapted(start, features)
     rows = {name: tf.reshape(v, (-1, v.shape[-1])) for name, v in features.items()}
     np.testing.assert_allclose(tf.reshape(actual, [-1]), model.network(rows), rtol=1e-5, atol=1e-6)
+
+
+def test_a_mapped_block_draws_new_dropout_masks_in_each_call():
+    model = _built(EntireNetworkMAML(MLPMetaBlock((8,), 4), DCNGlobalBlock(dropout=0.5)))
+    first, second = (
+        model.outputs_of(model.adapt_tasks(SUPPORT, 0, True), QUERY, training=True)
+        for _ in range(2)
+    )
+    assert not np.allclose(first, second)
+
+
+class _CountsCalls(MLPGlobalBlock):
+    """A block with a state of its own, which no task may write alone."""
+
+    def build(self, features_shape, meta_embedding_shape):
+        super().build(features_shape, meta_embedding_shape)
+        self.calls = self.add_weight(name="calls", initializer="zeros", trainable=False)
+
+    def head(self, context, meta_embedding, training=False):
+        self.calls.assign_add(1.0)
+        return super().head(context, meta_embedding, training)
+
+
+def test_a_mapped_block_that_changes_its_state_is_refused(monkeypatch):
+    model = _built(EntireNetworkMAML(MLPMetaBlock((8,), 4), _CountsCalls((8,))))
+    monkeypatch.setattr(network, "calls_per_task", lambda block: False)
+    with pytest.raises(ValueError, match=r"cannot be batched over tasks .*it updates .*calls"):
+        model.outputs_of(model.adapt_tasks(SUPPORT, 0), QUERY)

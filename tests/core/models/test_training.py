@@ -290,3 +290,10 @@ def test_tasks_without_any_weight_count_for_nothing(cls):
     assert small_model(cls).train_on_batch(some) == pytest.approx(
         small_model(cls).train_on_batch(few)
     )
+
+
+def test_second_order_steps_cannot_be_negative():
+    model = small_model(LiMAML)
+    model.second_order_steps = None
+    with pytest.raises(ValueError, match="second_order_steps must be at least 0, received -1"):
+        model.second_order_steps = -1

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tfrec_limaml.cli import main
+from tfrec_limaml.commands import reproduce
 from tfrec_limaml.comparison.rivals import Data
 from tfrec_limaml.comparison.rows import Rows
 from tfrec_limaml.errors import LimamlError
@@ -255,3 +256,20 @@ def test_replicas_train_under_a_strategy_and_are_refused_where_devices_lack(monk
 def test_what_cannot_be_run_is_refused_by_name(tmp_path, capsys, arguments, said):
     assert main(["reproduce", *arguments, "--output", str(tmp_path)]) != 0
     assert said in capsys.readouterr().err
+
+
+class _Stopped(Exception):
+    pass
+
+
+def test_tables_of_other_data_need_another_folder(tmp_path, capsys, monkeypatch):
+    def stop(*arguments):
+        raise _Stopped
+
+    monkeypatch.setattr(reproduce, "_records", stop)
+    quick = ["reproduce", "table3", "--quick", "--output", str(tmp_path / "new")]
+    for _ in range(2):
+        with pytest.raises(_Stopped):
+            main(quick)
+    assert main(["reproduce", "table3", "--output", str(tmp_path / "new")]) != 0
+    assert "has tables of --dataset simulated --quick; choose another" in capsys.readouterr().err

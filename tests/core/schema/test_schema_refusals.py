@@ -176,6 +176,12 @@ features: [{name: age, role: meta}]
             "timestamp: t\nhistory: [{keys: [user_id], values: [mean]}]",
             "values must be some of",
         ),
+        (
+            "timestamp: time",
+            "timestamp: t\nhistory: [{keys: [a, b], values: [rate]}, "
+            "{keys: [a_b], values: [count]}]",
+            "two entries of history have the name 'a_b'",
+        ),
         ("timestamp: time", "timestamp: t\nsplit: soon", "split must be a mapping"),
         (
             "timestamp: time",

@@ -79,13 +79,14 @@ def test_no_more_vectors_are_kept_than_there_is_room_for():
 
 def test_a_new_generation_drops_what_was_kept_and_two_model_versions_are_kept_at_most(tmp_path):
     generations = KeptGenerations()
-    first = generations.vectors_of(1, tmp_path / "g1", 3)
-    assert generations.vectors_of(1, tmp_path / "g1", 3) is first
-    assert generations.vectors_of(1, tmp_path / "g2", 3) is not first
-    second = generations.vectors_of(2, tmp_path / "g1", 3)
-    third = generations.vectors_of(3, tmp_path / "g1", 3)
-    assert generations.vectors_of(2, tmp_path / "g1", 3) is second
-    assert generations.vectors_of(3, tmp_path / "g1", 3) is third
+    first = generations.vectors_of(1, (tmp_path / "g1", 0), 3)
+    assert generations.vectors_of(1, (tmp_path / "g1", 0), 3) is first
+    assert generations.vectors_of(1, (tmp_path / "g2", 0), 3) is not first
+    assert generations.vectors_of(1, (tmp_path / "g2", 1), 3) is not first  # another folder
+    second = generations.vectors_of(2, (tmp_path / "g1", 0), 3)
+    third = generations.vectors_of(3, (tmp_path / "g1", 0), 3)
+    assert generations.vectors_of(2, (tmp_path / "g1", 0), 3) is second
+    assert generations.vectors_of(3, (tmp_path / "g1", 0), 3) is third
     assert first not in [kept for _, kept in generations._vectors.values()]
 
 
@@ -104,6 +105,21 @@ def test_readers_follow_publications_upserts_rollbacks_and_erasures(store):
     matrix, found = store.get_many(KEYS, 1)
     assert found.tolist() == [key != KEYS[3] for key in KEYS]
     assert not matrix[3].any()
+
+
+def test_readers_follow_a_folder_that_replaces_the_stores(tmp_path, monkeypatch):
+    monkeypatch.setattr("tfrec_limaml.store.lmdb_environment._CHECK_SECONDS", 0.0)
+    stores = []
+    for name, value in (("store", 1), ("copy", 2)):
+        with_data = open_store(f"lmdb:{tmp_path / name}")
+        write(with_data, value, "g1")
+        stores.append(with_data)
+    assert (stores[0].get_many(KEYS, 1)[0] == 1).all()
+    stores[1].close()
+    (tmp_path / "store").rename(tmp_path / "old")
+    (tmp_path / "copy").rename(tmp_path / "store")
+    assert (stores[0].get_many(KEYS, 1)[0] == 2).all()
+    stores[0].close()
 
 
 def test_a_key_is_hidden_while_it_is_erased_though_its_vector_is_kept(store, monkeypatch):

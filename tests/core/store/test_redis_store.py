@@ -1,5 +1,6 @@
 """What only the Redis backend promises."""
 
+import dataclasses
 import time
 
 import numpy as np
@@ -100,3 +101,28 @@ def test_keys_and_vectors_of_members_stay_out_of_error_messages(own_server):
             use()
         assert "member" not in str(caught.value)
         assert "pipeline" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["rollback", "condemn", "prune"])
+def test_a_change_beside_an_erasure_is_refused_and_loses_nothing(
+    redis_server, tmp_path, monkeypatch, change
+):
+    store = open_store(f"{redis_server.address}?prefix={tmp_path.name}")
+    names = [write(store, value).identifier for value in (1, 2, 3)]
+    records = store.catalog.records
+
+    def records_then_erasure(version):
+        monkeypatch.setattr(store.catalog, "records", records)
+        read = records(version)
+        store.erase(["0"])
+        record = dataclasses.replace(records(1)[1], erasing=True)  # as if it had not ended
+        generations = store.catalog.key(1, "generations")
+        store.client.hset(generations, record.identifier, record.to_bytes())
+        return read
+
+    monkeypatch.setattr(store.catalog, "records", records_then_erasure)
+    monkeypatch.setattr(store.catalog, "remove_dead", lambda version: None)
+    arguments = {"rollback": (1,), "condemn": (1, names[1]), "prune": (1, 1, 0.0)}[change]
+    with pytest.raises(StoreError, match="erased from in the meantime; try again"):
+        getattr(store, change)(*arguments)
+    assert [record.erasing for record in store.catalog.records(1)] == [False, True, False]

@@ -121,3 +121,11 @@ def test_what_cannot_be_done_is_explained(store, limaml_store, arguments, messag
     write(store, "h1", 1, version=5)
     with pytest.raises(LimamlError, match=message):
         limaml_store(*arguments)
+
+
+def test_a_key_is_looked_up_in_the_current_generation_only(store, limaml_store):
+    write(store, "g1", 1)
+    write(store, "g2", 2)
+    assert limaml_store("show", "--key", "a")[0]["key"]["embedding"] == [2, 2]
+    with pytest.raises(LimamlError, match="--key looks up the current generation; leave out"):
+        limaml_store("show", "--key", "a", "--generation", "g1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import shutil
+import types
 
 import keras
 import pytest
@@ -17,7 +18,7 @@ from tfrec_limaml.tasks import record_format
 from tfrec_limaml.training.data import TrainingData
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import load_encoder
-from tfrec_limaml.training.train import train
+from tfrec_limaml.training.train import _curve_summary, train
 
 
 @pytest.fixture
@@ -150,3 +151,10 @@ def test_an_auc_of_one_class_is_not_reported_as_zero(tasks_folder, tmp_path):
     assert result["best_val_auc"] is None
     text = COMMAND.render(result | {"model": "m"})
     assert "no validation AUC, because all validation labels are of one class" in text
+
+
+def test_the_reported_auc_is_that_of_the_kept_epoch():
+    curves = {"loss": [1.0] * 3, "val_auc": [0.6, 0.7, 0.8], "val_score": [0.6, 0.65, 0.62]}
+    labels = types.SimpleNamespace(validation_labels=lambda: {0.0, 1.0})
+    result = _curve_summary(TrainOptions(), curves, 1.0, labels)
+    assert (result["best_val_auc"], result["best_val_score"]) == (0.7, 0.65)

@@ -42,6 +42,17 @@ def test_a_slow_server_ends_in_deadline_exceeded_without_a_second_attempt(
     assert ranker.counters.deadline_exceeded == 1
 
 
+@pytest.mark.parametrize("answer", [(2, 1), (1, 2), (2, 2)])
+def test_an_answer_of_another_length_counts_as_a_failure(
+    make_ranker, store, member, candidates, answer
+):
+    vectors, flags = answer
+    store.get_many = lambda keys, version: (np.ones((vectors, 3), np.float32), [True] * flags)
+    ranker = make_ranker()
+    assert not ranker.rank(member, candidates).used_embedding.any()
+    assert ranker.counters.store_errors == 1
+
+
 def test_a_store_that_hangs_is_given_up_in_time_to_ask_the_server(
     make_ranker, server, store, member, candidates
 ):

@@ -14,6 +14,7 @@ from sent_requests import number, sent_column, text
 
 from limaml_serving import RequestError
 from limaml_serving.client.columns import RowReader
+from tfrec_limaml.schema.column_values import as_feature
 from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.schema.task_keys import fits, task_key
 
@@ -62,8 +63,13 @@ def test_bytes_that_are_no_text_arrive_as_they_are():
     assert sent_column(text(), [b"\xff", "a"]).tolist() == [b"\xff", b"a"]
 
 
-def test_numbers_given_for_text_become_what_task_records_hold():
-    assert sent_column(text(), [7, 7.5, True]).tolist() == [b"7", b"7.5", b"True"]
+@pytest.mark.parametrize(
+    "values", [[7, -1], [7.0, 7.5, float("inf")], np.array([0.1], np.float32), [True, False]]
+)
+def test_numbers_given_for_text_become_what_task_records_hold(values):
+    feature = text(fill_value="none")
+    records = as_feature(pa.array(values), feature)[0].to_pylist()
+    assert [value.decode() for value in sent_column(feature, values)] == records
 
 
 @pytest.mark.parametrize("bad", [[1.0, "a"], ["1"], [b"1"], [{}], [[1.0]], [1j], [[1], [2, 3]]])

@@ -209,6 +209,8 @@ def test_manifests_are_found_from_the_export_the_ranker_or_one_version(export, m
     file = export / "ranker" / "2" / "assets.extra" / "manifest.json"
     assert KnownVersions(file).newest.version == 2
     assert KnownVersions(make_manifest(9)).newest.version == 9
+    numbered = export.rename(export.with_name("1"))
+    assert KnownVersions(numbered).newest.version == 3
 
 
 def test_a_folder_that_holds_another_versions_manifest_is_refused(export):

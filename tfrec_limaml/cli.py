@@ -33,6 +33,7 @@ _ORDER = (
     "train",
     "evaluate",
     "compare",
+    "reproduce",
     "export",
     "embed",
     "refresh",

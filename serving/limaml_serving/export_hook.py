@@ -18,14 +18,14 @@ from tfrec_limaml.manifest import (
 )
 from tfrec_limaml.schema.schema import Feature, Schema
 
-WARMUP_FILE = "tf_serving_warmup_requests"
+WARMUP_FILE = f"{EXTRA_DIRECTORY}/tf_serving_warmup_requests"
 #: Numbers of candidates that are warmed up.
 BATCH_SIZES = (1, 10, 100, 500)
 
 
 def write_warmup(ranker_directory: Path, manifest: Manifest, model_name: str = "ranker") -> Path:
     """Writes a warm-up request per signature and number of candidates; returns the file's path."""
-    path = Path(ranker_directory) / EXTRA_DIRECTORY / WARMUP_FILE
+    path = Path(ranker_directory) / WARMUP_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     schema = Schema.from_dict(manifest.schema)
     with tf.io.TFRecordWriter(str(path)) as writer:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from serving_helpers import sample
 from waiting import wait_for
 
-from limaml_serving.server.errors import RequestError as ServerRequestError
+from limaml_serving.server.errors import StatusError as ServerRequestError
 from limaml_serving.server.runner import SavedModelRunner
 
 #: Half a minute of work and more: far beyond every deadline here, yet a broken server ends some

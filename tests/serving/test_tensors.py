@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as numpy_strategies
 from tensorflow.core.framework import tensor_pb2
 
 from limaml_serving.server.encoding import encode
-from limaml_serving.server.errors import RequestError
+from limaml_serving.server.errors import StatusError
 from limaml_serving.server.limits import Budget
 from limaml_serving.server.tensors import TensorSpec, decode
 
@@ -96,7 +96,7 @@ def test_a_tensor_that_lies_about_itself_is_refused(change, words):
     )
     for size in change.get("dims", [3]):
         proto.tensor_shape.dim.add().size = size
-    with pytest.raises(RequestError, match=words) as caught:
+    with pytest.raises(StatusError, match=words) as caught:
         read(proto, dtype=tf.float32)
     assert caught.value.code.name == "INVALID_ARGUMENT"
 
@@ -118,7 +118,7 @@ def test_a_shape_must_fit_the_signature(shape, dims, fits):
     if fits:
         assert read(proto, shape).shape == tuple(dims)
     else:
-        with pytest.raises(RequestError, match="expected shape"):
+        with pytest.raises(StatusError, match="expected shape"):
             read(proto, shape)
 
 
@@ -154,15 +154,15 @@ def test_an_empty_tensor_with_sizes_beyond_all_arrays_is_refused(dims, right):
     if right:
         assert read(proto, strict=False, rows=2**62).shape == tuple(dims)
     else:
-        with pytest.raises(RequestError, match="too large"):
+        with pytest.raises(StatusError, match="too large"):
             read(proto, strict=False, rows=2**62)
 
 
 @pytest.mark.parametrize("dtype", [tf.variant, tf.resource])
 def test_what_lives_in_the_runtime_alone_cannot_travel(dtype):
-    with pytest.raises(RequestError, match="cannot carry"):
+    with pytest.raises(StatusError, match="cannot carry"):
         read(tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum))
-    with pytest.raises(RequestError, match="cannot carry"):
+    with pytest.raises(StatusError, match="cannot carry"):
         encode(spec(dtype), np.zeros(1))
 
 
@@ -177,7 +177,7 @@ def test_encoding_stops_where_nobody_waits_any_longer():
 def test_an_unknown_rank_is_refused():
     proto = tf.make_tensor_proto([1.0])
     proto.tensor_shape.unknown_rank = True
-    with pytest.raises(RequestError, match="unknown rank"):
+    with pytest.raises(StatusError, match="unknown rank"):
         read(proto)
 
 
@@ -188,12 +188,12 @@ def test_an_unknown_rank_is_refused():
 def test_a_value_that_its_dtype_cannot_hold_is_refused(dtype, value):
     proto = tensor_pb2.TensorProto(dtype=tf.as_dtype(dtype).as_datatype_enum)
     getattr(proto, "half_val" if dtype == "half" else "int_val").append(value)
-    with pytest.raises(RequestError, match="does not fit dtype"):
+    with pytest.raises(StatusError, match="does not fit dtype"):
         read(proto)
 
 
 def test_half_a_complex_number_is_refused():
-    with pytest.raises(RequestError, match="values do not fit"):
+    with pytest.raises(StatusError, match="values do not fit"):
         read(
             tensor_pb2.TensorProto(
                 dtype=tf.complex64.as_datatype_enum, scomplex_val=[1.0, 2.0, 3.0]
@@ -206,13 +206,13 @@ def test_half_a_complex_number_is_refused():
 def test_packed_strings_whose_lengths_lie_are_refused(content):
     proto = tensor_pb2.TensorProto(dtype=tf.string.as_datatype_enum, tensor_content=content)
     proto.tensor_shape.dim.add().size = 3
-    with pytest.raises(RequestError):
+    with pytest.raises(StatusError):
         read(proto)
 
 
 def test_a_dtype_without_a_field_is_refused_unless_it_comes_as_content():
     proto = tensor_pb2.TensorProto(dtype=tf.qint8.as_datatype_enum, int_val=[1])
-    with pytest.raises(RequestError, match="send dtype qint8 as tensor_content"):
+    with pytest.raises(StatusError, match="send dtype qint8 as tensor_content"):
         read(proto)
 
 
@@ -225,7 +225,7 @@ def test_a_small_message_cannot_make_the_server_allocate_much():
     repeated_string.tensor_shape.dim.add().size = 100_000
     tracemalloc.start()
     for proto in (repeated_float, repeated_string):
-        with pytest.raises(RequestError, match="bytes once decoded"):
+        with pytest.raises(StatusError, match="bytes once decoded"):
             read(proto, rows=10**12, remaining=64 * MIB)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -237,5 +237,5 @@ def test_the_inputs_of_one_request_share_one_budget():
     budget = Budget(rows=1000, remaining=900)
     for _ in range(2):
         decode(spec(tf.float32), proto, budget)
-    with pytest.raises(RequestError, match="more than the 100 left"):
+    with pytest.raises(StatusError, match="more than the 100 left"):
         decode(spec(tf.float32), proto, budget)

@@ -109,14 +109,14 @@ def test_a_fault_of_one_model_is_counted_and_does_not_touch_the_others(
 
     monkeypatch.setattr(server.manager, "_versions_on_disk", broken)
     before = server.manager.last_check
-    wait_for(lambda: sample(server, "look_faults_total") > 3)
+    wait_for(lambda: sample(server, "check_errors_total") > 3)
     assert goes_on(server, client, add_version)
     assert len([r for r in caplog.records if "no such thing" in r.getMessage()]) == 1
     # The time of the last good look stands still, which a monitor sees.
     held = server.manager.last_check
-    wait_for(lambda: sample(server, "look_faults_total") > 10)
+    wait_for(lambda: sample(server, "check_errors_total") > 10)
     assert server.manager.last_check == held >= before
-    assert sample(server, "last_look_timestamp_seconds") == held
+    assert sample(server, "last_check_timestamp_seconds") == held
 
 
 def test_health_tells_that_nobody_looks_any_more(connected, monkeypatch):

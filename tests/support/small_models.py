@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
+from tfrec_limaml.adaptation.axes import merge_axes
 
 
 def task_batch(rng, tasks=8, support=4, query=3):
@@ -40,3 +41,8 @@ def small_model(cls=LiMAML, traced=False, **kwargs):
     model = cls(MLPMetaBlock((4,), 2), MLPGlobalBlock((5,)), inner_learning_rate=0.5, **kwargs)
     model.compile(keras.optimizers.Adam(0.05), run_eagerly=not traced)
     return model
+
+
+def flatten_tasks(features):
+    """``[T, S, ...]`` to ``[T * S, ...]`` for every entry."""
+    return {name: merge_axes(value) for name, value in features.items()}

@@ -4,13 +4,6 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfrec_limaml.features import Features
-
-
-def flatten_tasks(features: Features) -> dict[str, tf.Tensor]:
-    """``[T, S, ...]`` to ``[T * S, ...]`` for every entry."""
-    return {name: merge_axes(value) for name, value in features.items()}
-
 
 def merge_axes(value: tf.Tensor) -> tf.Tensor:
     """Merges the first two axes."""

@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.losses import per_task_mean
+
 #: Smallest curvature of a row's loss: without it, rows with confident predictions would be ignored.
 MINIMUM_CURVATURE = 1e-4
 #: Tried shares of a step; the first one whose objective is within `TOLERANCE` of the best is used.
@@ -147,7 +149,7 @@ def gauss_newton(
         if step and not linear:
             values, jacobian = problem.linearise(offset)
         loss, slope, curvature = problem.derivatives_at(values)
-        losses.append(_weighted_mean(loss, weight))
+        losses.append(per_task_mean(loss, weight))
         curvature = weight * tf.maximum(curvature, MINIMUM_CURVATURE)
         end, matrix = problem.minimum(offset, jacobian, weight * slope, curvature)
         direction = end - offset
@@ -162,11 +164,6 @@ def gauss_newton(
     return GaussNewton(offset, losses, variance)
 
 
-def _weighted_mean(values: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-    """Means ``[T]`` of rows ``[T, S]``, 0 without weight."""
-    return tf.math.divide_no_nan(tf.reduce_sum(weight * values, -1), tf.reduce_sum(weight, -1))
-
-
 def _line_search(
     problem: _Problem,
     start: tf.Tensor,
@@ -174,10 +171,10 @@ def _line_search(
     values: tf.Tensor,
     change: tf.Tensor | None,
 ) -> tf.Tensor:
-    """The share of a step to take ``[T]``: the largest of `STEP_SHARES` with the lowest objective.
+    """The share of a step to take ``[T]``.
 
-    A full step can overshoot if the loss is far from its expansion. Gradients treat the share as a
-    constant.
+    It is the largest of `STEP_SHARES` whose objective is the lowest up to `TOLERANCE`. A full step
+    can overshoot if the loss is far from its expansion. Gradients treat the share as a constant.
 
     Args:
         problem: The objective.

@@ -63,9 +63,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import_tensorflow()
     from tfrec_limaml.comparison.rivals import Data
     from tfrec_limaml.comparison.run import RIVALS, compare
-    from tfrec_limaml.training.recipes import disable_remapping, require_binary
+    from tfrec_limaml.training.recipes import configure_tensorflow, require_binary
 
-    disable_remapping()
+    configure_tensorflow()
     data = Data.of(args.tasks, args.task, args.epochs)
     require_binary(data.encoder.schema, "`limaml compare`")
     names = [name.strip() for name in args.rivals.split(",")] if args.rivals else list(RIVALS)

@@ -68,10 +68,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
     from tfrec_limaml.diagnosis import diagnose
-    from tfrec_limaml.training.recipes import disable_remapping, load_encoder, require_binary
+    from tfrec_limaml.training.recipes import configure_tensorflow, load_encoder, require_binary
     from tfrec_limaml.training.train import train
 
-    disable_remapping()
+    configure_tensorflow()
     started = time.perf_counter()
     schema = load_encoder(args.tasks).schema
     schema.task_columns(args.task)

@@ -80,9 +80,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import tfrec_limaml.models  # noqa: F401  registers the classes
     from tfrec_limaml.evaluation import bayes_auc, task_keys
     from tfrec_limaml.tasks.input_pipeline import task_dataset
-    from tfrec_limaml.training.recipes import disable_remapping, load_encoder, split_pattern
+    from tfrec_limaml.training.recipes import configure_tensorflow, load_encoder, split_pattern
 
-    disable_remapping()
+    configure_tensorflow()
     schema = load_encoder(args.tasks).schema
     pattern = split_pattern(args.tasks, args.task, args.split, schema)
     train_files = glob.glob(split_pattern(args.tasks, args.task, "train", schema))

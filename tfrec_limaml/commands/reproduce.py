@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from tfrec_limaml.reproduction.paper_tables import all_tables
     from tfrec_limaml.reproduction.run import failed, run_table, write_page
     from tfrec_limaml.reproduction.setups import make_cpu_devices
-    from tfrec_limaml.training.recipes import disable_remapping
+    from tfrec_limaml.training.recipes import configure_tensorflow
 
     tables = all_tables(_DEFINITIONS[args.dataset], args.quick)
     names = list(tables) if args.tables == ["all"] else list(dict.fromkeys(args.tables))
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if unknown:
         raise LimamlError(f"unknown tables {unknown}; choose from {[*tables, 'all']}")
     _check_output(args)
-    disable_remapping()
+    configure_tensorflow()
     replicas = max(line.setup.replicas for name in names for line in tables[name].lines)
     if replicas > 1:
         make_cpu_devices(replicas)

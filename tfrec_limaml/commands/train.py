@@ -47,10 +47,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     if exists and not is_unfinished(_checkpoint_folder(args)):
         return _finished_result(args, options, path)
-    from tfrec_limaml.training.recipes import disable_remapping
+    from tfrec_limaml.training.recipes import configure_tensorflow
     from tfrec_limaml.training.train import train
 
-    disable_remapping()
+    configure_tensorflow()
     workers = _workers(args)
     checkpoints = _checkpoints(args, workers.is_chief)
     callbacks = []

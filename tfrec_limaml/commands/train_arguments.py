@@ -282,5 +282,5 @@ def _check_read(options: TrainOptions, given: set[str]) -> None:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unread))
         raise LimamlError(
             f"tasks are adapted by {used}, which do{'es' if closed_form else ''} not read {names}: "
-            f"leave it out, or {remedy}"
+            f"leave {'it' if len(unread) == 1 else 'them'} out, or {remedy}"
         )

@@ -3,7 +3,7 @@
 A row's embedding is the concatenation of the offsets of its task and its subtasks, each added to
 its block's output. All offsets have a joint posterior; its mode is computed definition by
 definition, with the other definitions' offsets fixed. This is block coordinate descent, which is
-exact in the limit: the negative log posterior falls with every step.
+exact in the limit: up to rounding, no step raises the negative log posterior.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ class Schema:
             )
         return tuple(self.tasks[name])
 
-    def beside(self, definition: str, definitions: Sequence[str]) -> tuple[str, ...]:
+    def other_definitions(self, definition: str, definitions: Sequence[str]) -> tuple[str, ...]:
         """The task definitions that neither refine `definition` nor are refined by it."""
         key_columns = set(self.task_columns(definition))
         columns = {name: set(self.task_columns(name)) for name in definitions}
@@ -174,7 +174,7 @@ class Schema:
 
         It is empty, except for the second side's definition.
         """
-        second_side = self.beside(definitions[0], definitions)
+        second_side = self.other_definitions(definitions[0], definitions)
         return {name: joint_key_prefix(name) if name in second_side else "" for name in definitions}
 
     def further_columns(self, definition: str | None, nested: str) -> tuple[str, ...]:

@@ -58,17 +58,6 @@ class Split:
             )
         object.__setattr__(self, "per_task", tuple(float(s) for s in shares))
 
-    def name_of(self, timestamp_ms: int) -> str | None:
-        """``"train"``, ``"validation"`` or ``"test"``; ``None`` outside all ranges."""
-        if self.train_start is not None and timestamp_ms < parse_time(self.train_start):
-            return None
-        if self.test_end is not None and timestamp_ms >= parse_time(self.test_end):
-            return None
-        validation, test = self.starts()
-        if timestamp_ms < parse_time(validation):
-            return "train"
-        return "validation" if timestamp_ms < parse_time(test) else "test"
-
     def starts(self) -> tuple[str, str]:
         """The dates from which on rows are validation rows and test rows.
 

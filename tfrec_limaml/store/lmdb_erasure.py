@@ -19,7 +19,7 @@ from typing import Any
 import lmdb
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import lmdb_environment
+from tfrec_limaml.store import lmdb_environment, overlay
 from tfrec_limaml.store.base import Place
 from tfrec_limaml.store.erasure import (
     all_matching,
@@ -34,7 +34,6 @@ from tfrec_limaml.store.lmdb_overlay import (
     LmdbOverlays,
     copy_without,
     file_lock,
-    new_token,
     without_erased,
 )
 from tfrec_limaml.store.lmdb_writer import open_locked
@@ -96,7 +95,7 @@ class LmdbErasure:
             in_data = set()  # its data were removed or pruned in the meantime
         if not in_data:
             return self._switch(record, record, in_data, encoded_keys)
-        copied_record = dataclasses.replace(record, data=new_token())
+        copied_record = dataclasses.replace(record, data=overlay.new_token())
         path = self._path(copied_record)
         lock = Path(f"{path}.lock")
         try:

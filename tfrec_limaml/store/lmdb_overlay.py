@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import fcntl
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,11 +31,6 @@ from tfrec_limaml.store.lmdb_overlay_reader import OverlayReader, entries_in, wr
 
 _BATCH = 10_000
 _READERS = 8
-
-
-def new_token() -> str:
-    """A name that was never used before: readers keep handles by path."""
-    return secrets.token_hex(6)
 
 
 class LmdbOverlays:
@@ -127,7 +121,7 @@ class LmdbOverlays:
         """`record` with an overlay of these entries; without one if there are none."""
         if not entries:
             return record.without_overlay()
-        record = dataclasses.replace(record, overlay=new_token())
+        record = dataclasses.replace(record, overlay=overlay.new_token())
         environment = self._environments.overlay(self.path(record), create=True)
         write(self.path(record), environment, entries, entries)
         return record

@@ -12,6 +12,7 @@ value at its front and check it like others; the time is for writers.
 
 from __future__ import annotations
 
+import secrets
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,11 @@ _TAIL_BYTES = _TIME.size + _CHECKSUM.size
 _VALUE_CHECKSUM_BYTES = 4
 
 Entries = dict[bytes, bytes]
+
+
+def new_token() -> str:
+    """A name that was never used before: readers keep handles by path."""
+    return secrets.token_hex(6)
 
 
 def entries_of(

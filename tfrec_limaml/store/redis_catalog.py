@@ -16,6 +16,10 @@ from tfrec_limaml.store.generation_record import Record, record_of_pointer
 _OVERLAY_REMAINS_MS = 60_000
 
 
+#: Largest number of a hash's fields in one command, which blocks the server while it runs.
+FIELDS_PER_COMMAND = 512
+
+
 class RedisCatalog:
     """Records and pointers below a prefix; the keys are described in `redis_store`.
 
@@ -45,11 +49,16 @@ class RedisCatalog:
 
         Its first item is the generation's header.
         """
-        return self.log_beside(self.overlay_key(record))
+        return self.log_key_of(self.overlay_key(record))
 
-    def log_beside(self, overlay_key: str) -> str:
+    def log_key_of(self, overlay_key: str) -> str:
         """The list of keys of the overlay in this hash."""
         return f"{overlay_key}:keys"
+
+    @property
+    def versions_key(self) -> str:
+        """The set of model versions."""
+        return f"{self.prefix}:versions"
 
     @property
     def erased_key(self) -> str:
@@ -67,7 +76,7 @@ class RedisCatalog:
 
     def versions(self) -> list[int]:
         """All model versions that were ever published."""
-        return sorted(map(int, self.client.smembers(f"{self.prefix}:versions")))
+        return sorted(map(int, self.client.smembers(self.versions_key)))
 
     def hashes(self, model_version: int, kind: str) -> list[tuple[str, str]]:
         """Identifier and Redis key of every hash of a kind (``data`` or ``overlay``).

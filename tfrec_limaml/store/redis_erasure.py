@@ -22,10 +22,9 @@ from tfrec_limaml.store.erasure import (
     nested_prefix,
 )
 from tfrec_limaml.store.generation_record import Record
-from tfrec_limaml.store.redis_catalog import RedisCatalog, escape
+from tfrec_limaml.store.redis_catalog import FIELDS_PER_COMMAND, RedisCatalog, escape
 from tfrec_limaml.store.redis_overlay import run_watched, with_token, write
 
-_FIELDS_PER_COMMAND = 512
 #: Maximum number of erased keys for which Redis searches the nested ones. For more, this module
 #: checks all stored keys.
 _MAX_PATTERNS = 4
@@ -48,8 +47,8 @@ def erase(catalog: RedisCatalog, keys: Sequence[str]) -> list[Place]:
     for place, key, fields in _hashes_with(catalog, encoded_keys):
         if place.part == "overlay":
             _rewrite_overlay(catalog, place, key, encoded_keys)
-        for start in range(0, len(fields), _FIELDS_PER_COMMAND):
-            client.hdel(key, *fields[start : start + _FIELDS_PER_COMMAND])
+        for start in range(0, len(fields), FIELDS_PER_COMMAND):
+            client.hdel(key, *fields[start : start + FIELDS_PER_COMMAND])
         places.append(place)
     client.srem(catalog.erasing_key, *digests)
     for version in catalog.versions():
@@ -89,8 +88,8 @@ def _fields(client: Any, key: str, encoded_keys: list[bytes]) -> list[bytes]:
         scanned = client.hscan_iter(key, count=1000)
         return sorted({field for field, _ in scanned if is_erased(field, erased)})
     fields = set()
-    for start in range(0, len(encoded_keys), _FIELDS_PER_COMMAND):
-        part = encoded_keys[start : start + _FIELDS_PER_COMMAND]
+    for start in range(0, len(encoded_keys), FIELDS_PER_COMMAND):
+        part = encoded_keys[start : start + FIELDS_PER_COMMAND]
         stored = client.hmget(key, part)
         fields |= {field for field, value in zip(part, stored, strict=True) if value is not None}
     for erased_key in encoded_keys:
@@ -121,7 +120,7 @@ def _rewrite_overlay(
             if new_record.identifier == current:
                 pipeline.set(pointer, new_record.to_bytes(), keepttl=True)
         pipeline.unlink(key)
-        pipeline.unlink(catalog.log_beside(key))
+        pipeline.unlink(catalog.log_key_of(key))
         pipeline.execute()
 
     run_watched(catalog.client, work)

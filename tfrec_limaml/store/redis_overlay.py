@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -22,10 +21,9 @@ from tfrec_limaml.store import generation_rules, overlay
 from tfrec_limaml.store.base import EventTimes, Upserted
 from tfrec_limaml.store.erasure import Tombstones
 from tfrec_limaml.store.generation_record import Record
-from tfrec_limaml.store.redis_catalog import RedisCatalog, drop_overlay
+from tfrec_limaml.store.redis_catalog import FIELDS_PER_COMMAND, RedisCatalog, drop_overlay
 
 _Result = TypeVar("_Result")
-_FIELDS_PER_COMMAND = 512
 _ATTEMPTS, _LONGEST_WAIT_SECONDS = 200, 0.05
 
 
@@ -161,13 +159,13 @@ def check_tombstones(catalog: RedisCatalog, record: Record, tombstones: Tombston
 
 def with_token(record: Record) -> Record:
     """`record` with the token of a new overlay."""
-    return dataclasses.replace(record, overlay=secrets.token_hex(6))
+    return dataclasses.replace(record, overlay=overlay.new_token())
 
 
 def _read_fields(client: Any, key: str, fields: list[bytes]) -> list[bytes | None]:
     values: list[bytes | None] = []
-    for start in range(0, len(fields), _FIELDS_PER_COMMAND):
-        values += client.hmget(key, fields[start : start + _FIELDS_PER_COMMAND])
+    for start in range(0, len(fields), FIELDS_PER_COMMAND):
+        values += client.hmget(key, fields[start : start + FIELDS_PER_COMMAND])
     return values
 
 
@@ -184,10 +182,10 @@ def write(
     The overlay expires with the data.
     """
     key, rows = catalog.overlay_key(record), list(entries.items())
-    for start in range(0, len(rows), _FIELDS_PER_COMMAND):
-        pipeline.hset(key, mapping=dict(rows[start : start + _FIELDS_PER_COMMAND]))
-    for start in range(0, len(log), _FIELDS_PER_COMMAND):
-        pipeline.rpush(catalog.log_key(record), *log[start : start + _FIELDS_PER_COMMAND])
+    for start in range(0, len(rows), FIELDS_PER_COMMAND):
+        pipeline.hset(key, mapping=dict(rows[start : start + FIELDS_PER_COMMAND]))
+    for start in range(0, len(log), FIELDS_PER_COMMAND):
+        pipeline.rpush(catalog.log_key(record), *log[start : start + FIELDS_PER_COMMAND])
     if ttl_ms > 0:
         pipeline.pexpire(key, ttl_ms)
         pipeline.pexpire(catalog.log_key(record), ttl_ms)

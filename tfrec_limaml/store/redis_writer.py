@@ -14,12 +14,11 @@ from tfrec_limaml.store import generation_rules, redis_overlay, values
 from tfrec_limaml.store.base import EventTimes, Generation, Matrix
 from tfrec_limaml.store.erasure import ErasedFilter
 from tfrec_limaml.store.generation_record import Record
-from tfrec_limaml.store.redis_catalog import RedisCatalog
+from tfrec_limaml.store.redis_catalog import FIELDS_PER_COMMAND, RedisCatalog
 from tfrec_limaml.store.redis_connection import ERRORS
 from tfrec_limaml.store.single_use import SingleUse
 
 _WRITING_TTL_SECONDS = 24 * 3600
-_FIELDS_PER_COMMAND = 512
 _COMMANDS_PER_ROUND_TRIP = 32
 
 
@@ -72,13 +71,13 @@ class RedisWriter(SingleUse):
         written = values.encode_values(keys, encoded, embeddings, self._record)
         rows = self._filter.without_erased(encoded, written)
         fields, stored = list(rows), list(rows.values())
-        step = _FIELDS_PER_COMMAND * _COMMANDS_PER_ROUND_TRIP
+        step = FIELDS_PER_COMMAND * _COMMANDS_PER_ROUND_TRIP
         with self._errors():
             for start in range(0, len(fields), step):
                 self._renew()
                 pipeline = self._client.pipeline(transaction=False)
-                for i in range(start, min(start + step, len(fields)), _FIELDS_PER_COMMAND):
-                    part = slice(i, i + _FIELDS_PER_COMMAND)
+                for i in range(start, min(start + step, len(fields)), FIELDS_PER_COMMAND):
+                    part = slice(i, i + FIELDS_PER_COMMAND)
                     pipeline.hset(
                         self._data, mapping=dict(zip(fields[part], stored[part], strict=True))
                     )
@@ -115,7 +114,7 @@ class RedisWriter(SingleUse):
     def _finish(self, pipeline: Any, record: Record) -> None:
         """Adds the commands that publish the record to a transaction."""
         catalog, version = self._catalog, record.model_version
-        pipeline.sadd(f"{catalog.prefix}:versions", version)
+        pipeline.sadd(catalog.versions_key, version)
         pipeline.hset(catalog.key(version, "generations"), self.identifier, record.to_bytes())
         pipeline.pexpire(self._data, self._ttl_ms)
         pipeline.set(catalog.key(version, "current"), record.to_bytes(), px=self._ttl_ms)

@@ -111,8 +111,8 @@ class BatchReader:
         return dataset
 
     def _chunk(self, records: tf.Tensor, number: tf.Tensor) -> Chunk:
-        beside = () if self.side is None else (self.side.other,)
-        tasks = parse_tasks(records, self.encoder.schema, beside)
+        other_definitions = () if self.side is None else (self.side.other,)
+        tasks = parse_tasks(records, self.encoder.schema, other_definitions)
         if self.side is not None and self.split_times is not None:
             tasks = self.side.split(tasks, self.split_times)
         if self.max_samples is not None:

@@ -225,10 +225,10 @@ def _task_flag(side: Side | None) -> str:
 def _check_first_record(
     dataset: tf.data.Dataset, file: str, schema: Schema, side: Side | None
 ) -> None:
-    beside = () if side is None else (side.other,)
+    other_definitions = () if side is None else (side.other,)
     try:
         for serialized in dataset.batch(1).take(1):
-            parse_tasks(serialized, schema, beside)
+            parse_tasks(serialized, schema, other_definitions)
     except tf.errors.OpError as error:
         reason = re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", str(error.message).splitlines()[0])
         raise LimamlError(

@@ -36,13 +36,15 @@ class Tasks(NamedTuple):
     columns: dict[str, tf.Tensor]
 
 
-def parse_tasks(serialized: tf.Tensor, schema: Schema, beside: Sequence[str] = ()) -> Tasks:
+def parse_tasks(
+    serialized: tf.Tensor, schema: Schema, other_definitions: Sequence[str] = ()
+) -> Tasks:
     """Parses records.
 
     Args:
         serialized: string ``[T]``, see `tfrec_limaml.tasks.record_format`.
         schema: Names and types of the columns.
-        beside: Task definitions whose keys are also read for each row.
+        other_definitions: Task definitions whose keys are also read for each row.
 
     Raises:
         tf.errors.InvalidArgumentError: A record is not a task record of this schema.
@@ -53,7 +55,7 @@ def parse_tasks(serialized: tf.Tensor, schema: Schema, beside: Sequence[str] = (
         steps[record_format.WEIGHT] = tf.float32
     vectors = {f.name: f.width for f in schema.all_features if f.width > 1}
     steps.update({f.name: DTYPES[f.dtype] for f in schema.all_features})
-    steps.update(dict.fromkeys(map(record_format.key_list, beside), tf.string))
+    steps.update(dict.fromkeys(map(record_format.key_list, other_definitions), tf.string))
     context, ragged, _ = tf.io.parse_sequence_example(
         serialized,
         context_features={

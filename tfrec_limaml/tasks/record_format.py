@@ -51,7 +51,7 @@ def encode_task(
     task_key: str,
     rows: Sequence[Mapping[str, Any]],
     query_start: int = -1,
-    beside: Sequence[str] = (),
+    other_definitions: Sequence[str] = (),
 ) -> bytes:
     """Serialises one task.
 
@@ -62,7 +62,7 @@ def encode_task(
             ``timestamp`` (milliseconds), the passthrough columns and, if the schema has one,
             ``weight``.
         query_start: Index of the first query row, or ``-1``.
-        beside: Definitions whose keys the rows hold too, under the names `key_list`.
+        other_definitions: Definitions whose keys the rows hold too, under the names `key_list`.
 
     Returns:
         A serialized `tf.train.SequenceExample`.
@@ -85,7 +85,7 @@ def encode_task(
         steps = lists[name].feature
         for row in rows:
             steps.add().float_list.value.append(float(row[name]))
-    for name in map(key_list, beside):
+    for name in map(key_list, other_definitions):
         steps = lists[name].feature
         for row in rows:
             steps.add().bytes_list.value.append(row[name].encode())

@@ -167,7 +167,7 @@ class Side:
 def check_definitions(schema: Schema, first: str | None, second: str) -> tuple[str, str]:
     """The two definitions of a joint model; raises `LimamlError` if one refines the other."""
     first = first or schema.default_task
-    if not schema.beside(first, [second]):
+    if not schema.other_definitions(first, [second]):
         raise LimamlError(
             f"the task definitions {first!r} {list(schema.task_columns(first))} and {second!r} "
             f"{list(schema.task_columns(second))} cannot be two sides, because one refines the "

@@ -46,7 +46,7 @@ class TaskEncoder:
     """
 
     def __init__(
-        self, schema: Schema, columns: Mapping[str, Column], beside: Sequence[str] = ()
+        self, schema: Schema, columns: Mapping[str, Column], other_definitions: Sequence[str] = ()
     ) -> None:
         """Prepares the columns.
 
@@ -55,13 +55,13 @@ class TaskEncoder:
             columns: Values of all rows ``[n]`` (``[n, width]`` for vectors) by feature name, and
                 under `LABEL`, `TIMESTAMP`, `WEIGHT` and the passthrough columns' names as in
                 `encode_task`. Text as a dictionary array is the fastest.
-            beside: See `encode_task`.
+            other_definitions: See `encode_task`.
         """
         self._kinds = kinds = {feature.name: feature.dtype for feature in schema.all_features}
         floats = (LABEL, *((WEIGHT,) if schema.weight is not None else ()), *schema.carry)
         kinds.update(dict.fromkeys(floats, "float32"))
         kinds[TIMESTAMP] = "int64"
-        kinds.update(dict.fromkeys(map(key_list, beside), "string"))
+        kinds.update(dict.fromkeys(map(key_list, other_definitions), "string"))
         names = sorted(kinds, key=str.encode)  # maps are written in the order of their keys' bytes
         self._columns = {name: self._cells(name, columns[name]) for name in names}
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.features import Features
+from tfrec_limaml.features import Features, feature_specs
 from tfrec_limaml.models import LiMAML, TaskModel
 
 _CONFIG = "projector_config.pbtxt"
@@ -45,10 +45,9 @@ class _TensorBoard(keras.callbacks.TensorBoard):
 
 def write_graph(model: TaskModel, folder: str | Path) -> None:
     """Writes the graph of the un-adapted forward pass of both blocks, from rows to logits."""
-    shapes = model.encoder.output_shapes
     rows = {
-        name: tf.TensorSpec(shape, tf.int32 if len(shape) == 1 else tf.float32, name)
-        for name, shape in shapes.items()
+        name: tf.TensorSpec(spec.shape, spec.dtype, name)
+        for name, spec in feature_specs(model.encoder.output_shapes).items()
     }
 
     def forward(features: Features) -> tf.Tensor:

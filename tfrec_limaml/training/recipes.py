@@ -20,10 +20,11 @@ from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS, se
 from tfrec_limaml.training.options import ModelOptions
 
 
-def disable_remapping() -> None:
-    """Disables TensorFlow's remapping of graphs, and its warning about retracing.
+def configure_tensorflow() -> None:
+    """Switches off TensorFlow's remapping of graphs and its warnings, in the whole process.
 
-    Remapping fails on these graphs with errors on stderr. Functions are traced once per setting.
+    Remapping fails on these graphs with errors on stderr. The warnings are about retracing:
+    functions are traced once per setting.
     """
     tf.get_logger().setLevel("ERROR")
     tf.config.optimizer.set_experimental_options({"remapping": False})

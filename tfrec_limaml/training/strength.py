@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 #: Strengths that are tried; 0 does not adapt.
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 #: Minimum number of tasks with query rows for a choice.
-MIN_TASKS = 30
+MIN_VALIDATION_TASKS = 30
 #: Gain in AUC below which tasks are not adapted, unless the gain is significant.
 SMALL_GAIN = 0.002
 
@@ -65,10 +65,10 @@ def choose_adaptation_strength(
         "adaptation_strength": 1.0,
         "val_auc_by_strength": {f"{s:g}": value for s, value in by_strength.items()},
     }
-    if len(np.unique(tasks)) < MIN_TASKS or np.isnan(by_strength[1.0]):
+    if len(np.unique(tasks)) < MIN_VALIDATION_TASKS or np.isnan(by_strength[1.0]):
         result["strength_note"] = (
-            f"fewer than {MIN_TASKS} validation tasks, or labels of one class: the strength of "
-            "training is kept"
+            f"fewer than {MIN_VALIDATION_TASKS} validation tasks, or labels of one class: the "
+            "strength of training is kept"
         )
         return result
     chosen = _choose(scores, by_strength, label, tasks)

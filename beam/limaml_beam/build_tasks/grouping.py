@@ -78,9 +78,9 @@ def keyed(block: pa.Table, schema: Schema, definition: str, definitions: Sequenc
     joins need stay.
     """
     block = block.append_column(TASK, columnar.join_keys(block, schema.task_columns(definition)))
-    for name in schema.beside(definition, definitions):
+    for name in schema.other_definitions(definition, definitions):
         keys = columnar.join_keys(block, schema.task_columns(name))
-        block = block.append_column(columnar.beside_column(name), keys)
+        block = block.append_column(columnar.other_key_column(name), keys)
     needed = {columnar.key_column(name) for name in schema.tables.values()}
     prefix = columnar.key_column("")
     return block.drop_columns(

@@ -105,7 +105,7 @@ def task_slices(table: pa.Table, rows: int) -> Iterator[pa.Table]:
 
 
 def encoder(
-    schema: Schema, table: pa.Table, beside: Sequence[str] = ()
+    schema: Schema, table: pa.Table, other_definitions: Sequence[str] = ()
 ) -> task_encoder.TaskEncoder:
     """The record encoder over a block's columns; see `record_format.encode_task` for `beside`."""
     columns: dict[str, Any] = {feature.name: table[feature.name] for feature in schema.all_features}
@@ -114,9 +114,10 @@ def encoder(
     if schema.weight is not None:
         columns[record_format.WEIGHT] = table[WEIGHT]
     columns |= {
-        record_format.key_list(name): table[columnar.beside_column(name)] for name in beside
+        record_format.key_list(name): table[columnar.other_key_column(name)]
+        for name in other_definitions
     }
-    return task_encoder.TaskEncoder(schema, columns, beside)
+    return task_encoder.TaskEncoder(schema, columns, other_definitions)
 
 
 class WriteShard(beam.DoFn):
@@ -132,7 +133,7 @@ class WriteShard(beam.DoFn):
     ) -> None:
         self.schema, self.settings, self.sources = schema, settings, dict(sources)
         self.definition, self.directory = definition, directory
-        self.beside = schema.beside(definition, settings.definitions)
+        self.other_definitions = schema.other_definitions(definition, settings.definitions)
         with_episodes = definition in episodes.definitions_with(schema, settings)
         self.episodes = [
             folder.episode(number) for number in range(settings.episodes if with_episodes else 0)
@@ -180,7 +181,7 @@ class WriteShard(beam.DoFn):
         self, part: pa.Table, joined: pa.Table
     ) -> Iterator[tuple[str, pa.LargeBinaryArray, Spans]]:
         """Each split's name, its records, and their position in the table."""
-        record_encoder = encoder(self.schema, joined, self.beside)
+        record_encoder = encoder(self.schema, joined, self.other_definitions)
         by_split = spans(part, self.settings)
         for split, positions in by_split.items():
             yield split, encoded(record_encoder, positions), positions

@@ -27,7 +27,7 @@ from limaml_beam.io.read_errors import open_file
 from limaml_beam.io.staged_output import staged_file
 from limaml_beam.io.tfrecords import frame_record, read_records
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import TASK, beside_column
+from limaml_beam.rows.columnar import TASK, other_key_column
 from limaml_beam.update.lock import exclusive
 from limaml_beam.update.state import UpdateState, state_folder
 from tfrec_limaml.schema import arrow_keys
@@ -179,9 +179,9 @@ def kept_rows(path: str, erased: ErasedKeys, write: bool) -> int | None:
 def _kept_mask(batch: pa.RecordBatch, definition: str, erased: ErasedKeys) -> Any:
     """Which rows belong to a task to erase, or name one."""
     other_definitions = {
-        name: name.removeprefix(beside_column(""))
+        name: name.removeprefix(other_key_column(""))
         for name in batch.schema.names
-        if name.startswith(beside_column(""))
+        if name.startswith(other_key_column(""))
     }
     if not other_definitions:
         return _mask(batch[TASK], erased.matches_key)
@@ -216,8 +216,10 @@ def _mask_of_names(rows: pa.RecordBatch, prefix: str, erased: ErasedKeys) -> Any
     """Which rows of a task name a task to erase of the other definition."""
     mask = np.zeros(len(rows), np.bool_)
     for name in rows.schema.names:
-        if name.startswith(beside_column("")):
-            other_prefix = "" if prefix else joint_key_prefix(name.removeprefix(beside_column("")))
+        if name.startswith(other_key_column("")):
+            other_prefix = (
+                "" if prefix else joint_key_prefix(name.removeprefix(other_key_column("")))
+            )
             mask |= _mask(rows[name], erased.matches_key, other_prefix)
     return mask
 

@@ -136,7 +136,8 @@ def check_input(
         For every feature its share of filled values, and for every table its share of unknown keys,
         against the training data or, if its shares are unknown, the published run; without either
         the limit is `MAX_SHARE_WITHOUT_REFERENCE`. The age of the newest row, the number of rows
-        per day and the number of days that lost all rows, against the published run.
+        per day and the number of days that lost at least half of their rows, against the published
+        run.
     """
     return [
         *_checks_of_shares(quality, trained, reference, limits),

@@ -37,7 +37,7 @@ Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
-def beside_column(definition: str) -> str:
+def other_key_column(definition: str) -> str:
     """Name of the block column that holds the encoded task key under another definition."""
     return f"{TASK}:{definition}"
 

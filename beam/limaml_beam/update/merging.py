@@ -74,15 +74,15 @@ def without_erased(
 ) -> list[pa.RecordBatch]:
     """Kept rows without those whose other task was erased since they were kept."""
     tombstones = Tombstones(settings.erased)
-    beside = schema.beside(definition, settings.definitions)
-    if not len(tombstones) or not beside:
+    other_definitions = schema.other_definitions(definition, settings.definitions)
+    if not len(tombstones) or not other_definitions:
         return list(batches)
     prefixes = schema.key_prefixes(settings.definitions)
     remaining = []
     for batch in batches:
         mask = np.zeros(len(batch), np.bool_)
-        for name in beside:
-            keys = batch[columnar.beside_column(name)].to_pylist()
+        for name in other_definitions:
+            keys = batch[columnar.other_key_column(name)].to_pylist()
             mask |= tombstones.matches([f"{prefixes[name]}{key}".encode() for key in keys])
         remaining.append(batch.filter(pa.array(~mask)))
     return [batch for batch in remaining if len(batch)]
@@ -98,6 +98,6 @@ def records_of(
     if table is None or not table.num_rows:
         return [], []
     recent = spans(table, settings)[RECENT]
-    beside = schema.beside(definition, settings.definitions)
-    records = encoded(encoder(schema, table, beside), recent)
+    other_definitions = schema.other_definitions(definition, settings.definitions)
+    records = encoded(encoder(schema, table, other_definitions), recent)
     return recent.keys.to_pylist(), records.to_pylist()

@@ -88,7 +88,6 @@ class Ranker(RankerBase):
     ) -> list[Ranked]:
         """Like `rank` for several ``(member, candidates)`` pairs, with one look-up and one call.
 
-
         All are scored by one version, or the whole call fails; a `RequestError` names the faulty
         pair by position.
         """

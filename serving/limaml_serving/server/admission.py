@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 
-from limaml_serving.server.errors import RequestError
+from limaml_serving.server.errors import StatusError
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -36,10 +36,10 @@ class Call:
     def seconds_left(self) -> float:
         """Time until the deadline; raises DEADLINE_EXCEEDED or CANCELLED if none is left."""
         if self.gone:
-            raise RequestError(grpc.StatusCode.CANCELLED, "the client is gone")
+            raise StatusError(grpc.StatusCode.CANCELLED, "the client is gone")
         seconds = self.deadline - time.monotonic()
         if seconds <= 0:
-            raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
+            raise StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
         return seconds
 
 
@@ -82,10 +82,10 @@ class Pool:
         its turn, so that the queue stays bounded, but not its content.
 
         Raises:
-            RequestError: RESOURCE_EXHAUSTED if the queue is full; or an error of `work`.
+            StatusError: RESOURCE_EXHAUSTED if the queue is full; or an error of `work`.
         """
         if self.is_full:
-            raise RequestError(
+            raise StatusError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"the queue of {self._limit} calls is full; try again later",
             )

@@ -45,7 +45,7 @@ def encode(
         check: Called between portions; raises if the client no longer waits.
 
     Raises:
-        RequestError: INVALID_ARGUMENT for a dtype that a response cannot carry.
+        StatusError: INVALID_ARGUMENT for a dtype that a response cannot carry.
     """
     if spec.dtype in RUNTIME_ONLY:
         raise invalid(f"output {spec.name}: a response cannot carry dtype {spec.dtype.name}")

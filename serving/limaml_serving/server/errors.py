@@ -13,7 +13,7 @@ CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.Status
 MESSAGE_LIMIT = 1024
 
 
-class RequestError(LimamlError):
+class StatusError(LimamlError):
     """A request that is answered with a status instead of a result.
 
     Attributes:
@@ -42,21 +42,21 @@ def describe(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def invalid(message: str) -> RequestError:
+def invalid(message: str) -> StatusError:
     """The error for INVALID_ARGUMENT."""
-    return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)
+    return StatusError(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
-def failed_precondition(message: str) -> RequestError:
+def failed_precondition(message: str) -> StatusError:
     """The error for FAILED_PRECONDITION."""
-    return RequestError(grpc.StatusCode.FAILED_PRECONDITION, message)
+    return StatusError(grpc.StatusCode.FAILED_PRECONDITION, message)
 
 
-def not_found(message: str) -> RequestError:
+def not_found(message: str) -> StatusError:
     """The error for NOT_FOUND."""
-    return RequestError(grpc.StatusCode.NOT_FOUND, message)
+    return StatusError(grpc.StatusCode.NOT_FOUND, message)
 
 
-def from_runtime(code: int, message: str) -> RequestError:
+def from_runtime(code: int, message: str) -> StatusError:
     """The status of an error raised by the TensorFlow runtime (``tf.errors.OpError``)."""
-    return RequestError(CODES.get(code, grpc.StatusCode.UNKNOWN), message)
+    return StatusError(CODES.get(code, grpc.StatusCode.UNKNOWN), message)

@@ -20,7 +20,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from limaml_serving.server.admission import Call
-from limaml_serving.server.errors import RequestError, describe
+from limaml_serving.server.errors import StatusError, describe
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Front:
             call = await self._read(context)
             try:
                 await answers(call, context)
-            except RequestError as error:
+            except StatusError as error:
                 await context.abort(error.code, error.message)
 
         return grpc.stream_stream_rpc_method_handler(handle)
@@ -149,19 +149,19 @@ class Front:
         context.add_done_callback(self._on_done)  # once the answer is sent, or the client gone
         try:
             return await answer(call)
-        except RequestError as error:
+        except StatusError as error:
             failure = error
         except DecodeError:
             size = len(call.content)
-            failure = RequestError(
+            failure = StatusError(
                 grpc.StatusCode.INTERNAL,
                 f"the {size} bytes received are not a valid request of this method",
             )
         except MemoryError:
-            failure = RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory")
+            failure = StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory")
         except Exception as error:  # noqa: BLE001 - answered and logged
             self._log(error)
-            failure = RequestError(
+            failure = StatusError(
                 grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {describe(error)}"
             )
         await context.abort(failure.code, failure.message)

@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from limaml_serving.server.admission import Call
-from limaml_serving.server.errors import RequestError, not_found
+from limaml_serving.server.errors import StatusError, not_found
 from limaml_serving.server.front import Front, add_service
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
@@ -66,7 +66,7 @@ class Health:
 
 def _service(content: bytes) -> str:
     if len(content) > _LONGEST:
-        raise RequestError(
+        raise StatusError(
             grpc.StatusCode.INVALID_ARGUMENT,
             f"a health check of {len(content)} bytes, more than {_LONGEST}",
         )

@@ -6,7 +6,7 @@ import dataclasses
 
 import grpc
 
-from limaml_serving.server.errors import RequestError, invalid
+from limaml_serving.server.errors import StatusError, invalid
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Limits:
     def check_response(self, size: int) -> None:
         """Raises RESOURCE_EXHAUSTED if a response of `size` bytes is too large."""
         if size > self.response_bytes:
-            raise RequestError(
+            raise StatusError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"the outputs take {size} bytes, more than the {self.response_bytes} of a "
                 "response; ask for fewer outputs or rows, or raise --max-response-mb",

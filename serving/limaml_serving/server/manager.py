@@ -15,7 +15,7 @@ import grpc
 
 from limaml_serving.server.config import ModelSettings
 from limaml_serving.server.errors import (
-    RequestError,
+    StatusError,
     describe,
     failed_precondition,
     invalid,
@@ -116,7 +116,7 @@ class ModelManager:
         """The version number and the model of a ``ModelSpec``, kept loaded inside the block.
 
         Raises:
-            RequestError: INVALID_ARGUMENT without a name or for an unknown label, NOT_FOUND if
+            StatusError: INVALID_ARGUMENT without a name or for an unknown label, NOT_FOUND if
                 no such version is available.
         """
         version, runner = self._acquire(spec)
@@ -147,7 +147,7 @@ class ModelManager:
         """Replaces the configuration; returns once it is in force.
 
         Raises:
-            RequestError: FAILED_PRECONDITION if a label would move to a version that is not
+            StatusError: FAILED_PRECONDITION if a label would move to a version that is not
                 available (nothing is changed then); UNKNOWN if a new model has no version that
                 can be served.
         """
@@ -160,7 +160,7 @@ class ModelManager:
         available = self.available()
         absent = sorted(name for name in new_names if not available.get(name))
         if absent:
-            raise RequestError(
+            raise StatusError(
                 grpc.StatusCode.UNKNOWN,
                 f"no version became available of the new models {absent}; see GetModelStatus",
             )

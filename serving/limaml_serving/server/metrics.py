@@ -63,12 +63,12 @@ class Metrics:
             "limaml_serve_pending", "Predict requests running or waiting.", registry=self.registry
         )
         self._last_check = Gauge(
-            "limaml_serve_last_look_timestamp_seconds",
+            "limaml_serve_last_check_timestamp_seconds",
             "Time of the last check of the version directories without an error (Unix time).",
             registry=self.registry,
         )
         self._faults = Counter(
-            "limaml_serve_look_faults",
+            "limaml_serve_check_errors",
             "Checks of the version directories that ended with an unexpected error.",
             registry=self.registry,
         )

@@ -9,7 +9,7 @@ from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2
 
 from limaml_serving.server.admission import Call, Pool
 from limaml_serving.server.config import ConfigError, from_proto
-from limaml_serving.server.errors import RequestError, describe, invalid, not_found
+from limaml_serving.server.errors import StatusError, describe, invalid, not_found
 from limaml_serving.server.front import Front, add_service
 from limaml_serving.server.manager import ModelManager
 from limaml_serving.server.reflection import MODEL_SERVICE
@@ -71,7 +71,7 @@ class ModelService:
         """Replaces the configuration; answers once it is in force."""
         request = model_management_pb2.ReloadConfigRequest.FromString(call.content)
         if not self._may_reload:
-            raise RequestError(
+            raise StatusError(
                 grpc.StatusCode.PERMISSION_DENIED,
                 "this server takes no new configuration from clients; start it with "
                 "--allow-reload, or restart it with another --models-config",

@@ -12,7 +12,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
 from limaml_serving.server.admission import Call, Pool
 from limaml_serving.server.encoding import encode, encoded_size
-from limaml_serving.server.errors import RequestError, invalid
+from limaml_serving.server.errors import StatusError, invalid
 from limaml_serving.server.front import Front, add_service
 from limaml_serving.server.limits import Limits
 from limaml_serving.server.manager import ModelManager
@@ -128,7 +128,7 @@ class PredictionService:
             response = work()
             code = grpc.StatusCode.OK
             return response
-        except RequestError as error:
+        except StatusError as error:
             code = error.code
             raise
         finally:

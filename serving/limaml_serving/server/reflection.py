@@ -22,9 +22,10 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from limaml_serving.server.health import HEALTH_SERVICE
+
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
-HEALTH_SERVICE = "grpc.health.v1.Health"
 
 _METHODS: dict[str, dict[str, tuple[Any, Any]]] = {
     PREDICTION_SERVICE: {

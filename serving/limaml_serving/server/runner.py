@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from limaml_serving.server.errors import (
-    RequestError,
+    StatusError,
     describe,
     failed_precondition,
     from_runtime,
@@ -124,7 +124,7 @@ class SavedModelRunner:
         """The signature `name`; ``serving_default`` if empty.
 
         Raises:
-            RequestError: FAILED_PRECONDITION; there is none, or it is not for Predict.
+            StatusError: FAILED_PRECONDITION; there is none, or it is not for Predict.
         """
         name = name or tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
         signature = self._signatures.get(name)
@@ -153,7 +153,7 @@ class SavedModelRunner:
                 TensorFlow.
 
         Raises:
-            RequestError: With the runtime's own status code.
+            StatusError: With the runtime's own status code.
         """
         computed = self._prepared_for(signature, outputs)
         feeds = {
@@ -168,7 +168,7 @@ class SavedModelRunner:
                 raise invalid(f"signature {signature.name}: {message} for an output") from error
             raise from_runtime(error.error_code, message) from error
         except MemoryError as error:
-            raise RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory") from error
+            raise StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory") from error
         except (TypeError, ValueError, RuntimeError, SystemError, NotImplementedError) as error:
             # An input that TensorFlow cannot take, or an output that no array can hold.
             raise invalid(f"signature {signature.name}: {describe(error)}") from error

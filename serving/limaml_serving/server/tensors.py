@@ -96,7 +96,7 @@ def decode(spec: TensorSpec, proto: tensor_pb2.TensorProto, budget: Budget) -> n
     two. The graph decides which shapes it takes, unless the budget is strict.
 
     Raises:
-        RequestError: INVALID_ARGUMENT for another dtype than the signature's, content that
+        StatusError: INVALID_ARGUMENT for another dtype than the signature's, content that
             disagrees with the shape, or more than the budget allows.
     """
     if spec.number in _RUNTIME_ONLY_NUMBERS:

@@ -8,12 +8,11 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from limaml_serving.server.errors import RequestError, describe
+from limaml_serving.export_hook import WARMUP_FILE
+from limaml_serving.server.errors import StatusError, describe
 from limaml_serving.server.limits import Limits
 from limaml_serving.server.runner import LoadError, SavedModelRunner
 from limaml_serving.server.tensors import decode
-
-WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 
 #: Most records read, as in TensorFlow Serving.
 MAX_RECORDS = 1000
@@ -46,7 +45,7 @@ def warm_up(runner: SavedModelRunner, directory: Path) -> int:
         raise LoadError(
             f"cannot read record {count} of {WARMUP_FILE}: {describe(error)}"
         ) from error
-    except RequestError as error:
+    except StatusError as error:
         raise LoadError(f"request {count} of {WARMUP_FILE} fails: {error.message}") from error
     return count
 

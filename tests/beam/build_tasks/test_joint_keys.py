@@ -56,14 +56,17 @@ def prepared(tmp_path):
     return make
 
 
-def read(folder, definition, beside):
+def read(folder, definition, other_definitions):
     """Each row's x with its task's key and its keys under the definitions beside it."""
     files = sorted(map(str, (folder / definition).glob("recent*")))
     records = list(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator())
-    tasks = parse_tasks(tf.constant(records), SCHEMA, beside)
+    tasks = parse_tasks(tf.constant(records), SCHEMA, other_definitions)
     keys = [key.decode() for key in tasks.task_key.numpy()]
     own = [key for key, n in zip(keys, tasks.counts.numpy(), strict=True) for _ in range(n)]
-    others = [[v.decode() for v in tasks.columns[f"task_key:{name}"].numpy()] for name in beside]
+    others = [
+        [v.decode() for v in tasks.columns[f"task_key:{name}"].numpy()]
+        for name in other_definitions
+    ]
     return sorted(zip(tasks.columns["x"].numpy().tolist(), own, *others, strict=True))
 
 

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import flatten_tasks
 from toys import toy_schema
 
-from tfrec_limaml.adaptation.axes import flatten_tasks
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.export.savedmodels import export_for_serving
 from tfrec_limaml.schema.schema import Feature

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from processors import multiplies_bfloat16
+from small_models import flatten_tasks
 
 from tfrec_limaml import EntireNetworkMAML
-from tfrec_limaml.adaptation.axes import flatten_tasks
 
 
 def _task(samples, task):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import flatten_tasks
 
-from tfrec_limaml.adaptation.axes import flatten_tasks
 from tfrec_limaml.blocks import FeaturesAndIDMetaBlock, IDEmbeddingMetaBlock
 
 

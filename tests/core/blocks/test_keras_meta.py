@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import flatten_tasks
 
-from tfrec_limaml.adaptation.axes import flatten_tasks
 from tfrec_limaml.adaptation.inner_weights import DualKernel, SharedWeight
 from tfrec_limaml.blocks import KerasMetaBlock, MetaBlock, mlp
 from tfrec_limaml.errors import LimamlError

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import flatten_tasks
 
 from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
-from tfrec_limaml.adaptation.axes import flatten_tasks
 from tfrec_limaml.blocks.nested import NestedMetaBlocks, Subtasks
 from tfrec_limaml.evaluation.adaptation import served_outputs
 

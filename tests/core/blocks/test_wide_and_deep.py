@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from small_models import flatten_tasks
 
-from tfrec_limaml.adaptation.axes import flatten_tasks
 from tfrec_limaml.blocks import MLPGlobalBlock, WideAndDeepGlobalBlock
 
 

@@ -200,21 +200,6 @@ def test_times_are_milliseconds_utc_unless_an_offset_is_given():
     assert parse_time("1970-01-01T02:00:00+02:00") == 0
 
 
-def test_split_ranges_are_half_open():
-    split = Split(
-        train_start="1970-01-02",
-        validation_start="1970-01-03",
-        test_start="1970-01-04",
-        test_end="1970-01-05",
-    )
-    day = 86_400_000
-    found = [
-        split.name_of(t)
-        for t in (day - 1, day, 2 * day - 1, 2 * day, 3 * day, 4 * day - 1, 4 * day)
-    ]
-    assert found == [None, "train", "train", "validation", "test", "test", None]
-
-
 @pytest.mark.parametrize(
     ("feature", "default"),
     [

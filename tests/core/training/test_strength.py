@@ -115,7 +115,7 @@ def test_a_gain_that_few_rows_cannot_confirm_is_kept():
 
 
 def test_too_few_tasks_to_choose_by_keep_the_strength_and_say_so():
-    result = _choose({0.0: 5.0, 1.0: 0.1}, tasks=module.MIN_TASKS - 1)
+    result = _choose({0.0: 5.0, 1.0: 0.1}, tasks=module.MIN_VALIDATION_TASKS - 1)
     assert result["adaptation_strength"] == 1.0
     assert "fewer than 30 validation tasks" in result["strength_note"]
 

@@ -85,12 +85,16 @@ def test_an_example_defines_or_imports_every_name_that_it_uses(text):
     assert not undefined_names(text)
 
 
+def attribute_or_module(module: str, name: str) -> Any:
+    """What ``from module import name`` gives."""
+    found = getattr(importlib.import_module(module), name, None)
+    return importlib.import_module(f"{module}.{name}") if found is None else found
+
+
 def unknown_keywords(text: str) -> set[str]:
     """Keyword arguments of calls of this project's functions that the functions do not have."""
     named: dict[str, Any] = {
-        name: getattr(importlib.import_module(module), name)
-        for module, name in imported_names(text)
-        if name
+        name: attribute_or_module(module, name) for module, name in imported_names(text) if name
     }
     unknown = set()
     for call in (node for node in ast.walk(python_of(text)) if isinstance(node, ast.Call)):

@@ -28,6 +28,13 @@ def keys_of(rows: Sequence[Rows]) -> tuple[str, ...]:
     return cast("tuple[str, ...]", tuple(distinct))
 
 
+def wrong_size(answer: Any, keys: Sequence[str]) -> str:
+    """What is wrong with the size of a look-up's answer; empty if nothing is."""
+    if answer[0].ndim == 2 and len(answer[0]) == len(keys) == len(answer[1]):
+        return ""
+    return f"it answered {len(answer[0])} vectors and {len(answer[1])} flags for {len(keys)} keys"
+
+
 def check_answer(answer: Any) -> tuple[Matrix, Mask, int]:
     """Embeddings, found mask and number of damaged values of a look-up.
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from limaml_serving.client import wire
 from limaml_serving.client.columns import Rows
 from limaml_serving.client.counters import Counters
-from limaml_serving.client.embeddings import check_answer, keys_of, split_by_request
+from limaml_serving.client.embeddings import check_answer, keys_of, split_by_request, wrong_size
 from limaml_serving.client.predict_request import read_output
 from limaml_serving.client.steps import (
     LookUp,
@@ -197,11 +197,8 @@ class RankingProtocol:
             except (StoreError, TimeoutError) as error:
                 self._store_failed(str(error) or "too slow")
             else:
-                if answer[0].ndim != 2 or not len(answer[0]) == len(keys) == len(answer[1]):
-                    self._store_failed(
-                        f"it answered {len(answer[0])} vectors and {len(answer[1])} flags for "
-                        f"{len(keys)} keys"
-                    )
+                if reason := wrong_size(answer, keys):
+                    self._store_failed(reason)
                 elif self._fits(answer[0], model):
                     matrix, found, damaged = check_answer(answer)
                     self._note_damaged(damaged, version)

@@ -4,91 +4,23 @@ import contextlib
 import fcntl
 import gzip
 import json
-import os
 import shutil
 import threading
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
+from erasure_world import ERASED, command, records_in
 from waiting import wait_for
 
-from limaml_beam.build_tasks import kept_rows
 from limaml_beam.erasure import files_of_kinds
 from limaml_beam.erasure.task_key import task_key_of
 from limaml_beam.generate_embeddings import tables
-from limaml_beam.io.tfrecords import frame_record, read_records
-from limaml_beam.rows.columnar import TASK
+from limaml_beam.io.tfrecords import frame_record
 from tfrec_limaml.cli import main
 from tfrec_limaml.store import open_store
 from tfrec_limaml.store.erasure import key_digest
-
-ERASED = "3"
-RAW_DATES = ("--recent-only", "--window-end", "2024-01-11")
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory, shop_schema, shop_frames, write_raw):
-    """Raw data with some bad rows, and the task records that were made of them."""
-    folder = tmp_path_factory.mktemp("shop")
-    frames = shop_frames()
-    log = frames["interactions"].astype({"opened": object})
-    log.loc[log.index[:6], "member"] = [3, 3, 4, 4, 5, 13]
-    log.loc[log.index[:6], "opened"] = "what?"
-    frames["interactions"] = log.astype({"opened": str})
-    raw = write_raw(folder / "raw", shop_schema, frames)
-    assert main(["prepare", str(raw), "--output", str(folder / "tasks"), *RAW_DATES]) == 0
-    return folder
-
-
-@pytest.fixture
-def world(tmp_path, prepared):
-    """A copy of the task records, embeddings with dead letters, a store, and their manifest."""
-    shutil.copytree(prepared / "tasks", tmp_path / "tasks")
-    keys = [str(n) for n in range(6)] + ["3|mail", "30"]
-    output = tmp_path / "work" / "g1"
-    (output / "dead_letters").mkdir(parents=True)
-    pq.write_table(_embeddings(keys), output / "embeddings-00.parquet")
-    records = _records(tmp_path / "tasks" / "member")
-    refused = [next(r for r in records if task_key_of(r) == k) for k in (b"3", b"4")]
-    letters = tables.dead_letter_table(
-        ["not_finite"] * 4, ["why"] * 4, [*refused, b"\xffmember 3 \xff", b"member 33"]
-    )
-    pq.write_table(letters, output / "dead_letters" / "part-0.parquet")
-    (output / "report.json").write_text(json.dumps({"generation": "g1", "rows": len(keys)}))
-    (tmp_path / "outputs.yaml").write_text(yaml.safe_dump(["tasks", "work"]))
-    with open_store(f"lmdb:{tmp_path}/store").new_generation(1, 2, "g1") as writer:
-        writer.put(keys, np.ones((len(keys), 2), np.float32))
-        writer.publish(len(keys))
-    return tmp_path
-
-
-def _embeddings(keys):
-    return tables.embeddings_table(
-        keys=keys,
-        definitions=["member"] * len(keys),
-        embeddings=np.ones((len(keys), 2), np.float32),
-        timestamps=np.arange(len(keys)),
-        sample_counts=np.ones(len(keys), np.int64),
-        losses=None,
-        digests=[bytes(16)] * len(keys),
-        model_version=1,
-        generation="g1",
-    )
-
-
-def _records(folder):
-    return [r for file in sorted(folder.glob("*.tfrecord.gz")) for r in read_records(str(file))]
-
-
-def command(world, *more, keys=(ERASED,)):
-    return [
-        *("erase", *keys, "--store", f"lmdb:{world}/store"),
-        *("--manifest-of-outputs", str(world / "outputs.yaml"), *more),
-    ]
 
 
 def letters(world):
@@ -98,7 +30,7 @@ def letters(world):
 
 def test_the_key_of_a_record_is_read_from_its_bytes(prepared, read_tasks):
     for definition in ("member", "member_kind"):
-        keys = {task_key_of(r).decode() for r in _records(prepared / "tasks" / definition)}
+        keys = {task_key_of(r).decode() for r in records_in(prepared / "tasks" / definition)}
         assert keys == set(read_tasks(prepared / "tasks", definition, "recent"))
 
 
@@ -111,14 +43,14 @@ def test_bytes_that_are_no_record_have_no_key(content):
 
 
 def test_a_member_goes_from_every_place_and_the_others_stay_as_they_are(world, capsys):
-    before = {d: _records(world / "tasks" / d) for d in ("member", "member_kind")}
+    before = {d: records_in(world / "tasks" / d) for d in ("member", "member_kind")}
     assert len([x for x in letters(world) if x["row"]["member"] == 3]) == 2
     assert main(command(world, "--verify")) == 1
     assert main(command(world, "--audit", str(world / "audit"), "--json")) == 0
     for definition, records in before.items():
         kept = [r for r in records if task_key_of(r).split(b"|")[0] != b"3"]
         assert 0 < len(kept) < len(records)
-        assert _records(world / "tasks" / definition) == kept
+        assert records_in(world / "tasks" / definition) == kept
     assert sorted({x["row"]["member"] for x in letters(world)}) == [4, 5, 13]
     history = pq.read_table(world / "tasks" / "history" / "member.parquet")
     assert (
@@ -209,34 +141,6 @@ def test_an_erasure_that_breaks_off_at_any_file_is_completed_by_the_same_command
         report = json.loads((copy / "work" / "g1" / "report.json").read_text())
         assert report["rows"] == 6
     assert steps == 8
-
-
-def test_incomplete_files_of_killed_runs_are_removed_an_hour_later(world, capsys):
-    member, *_ = sorted((world / "tasks").rglob("*.tfrecord*"))
-    left_over = [member.with_name(f"{dot}{member.name}.partial-0123abcd") for dot in ("", ".")]
-    for path in left_over:
-        path.write_bytes(member.read_bytes()[:30])
-    assert main(command(world, "--json")) == 0
-    assert set(map(str, left_over)) <= set(json.loads(capsys.readouterr().out)["not_searched"])
-    for path in left_over:
-        os.utime(path, (0, 0))
-    assert main(command(world)) == 0
-    assert not any(path.exists() for path in left_over)
-
-
-def test_an_index_that_a_killed_erasure_left_behind_is_made_again(world):
-    stem = str(world / "tasks" / "member" / "rows-00000")
-    with kept_rows.writing(stem) as writer:
-        keys = pa.array([ERASED, "4", "30"])
-        table = pa.table({TASK: keys.take(pa.array([0, 0, 1, 2])), "x": [1, 2, 3, 4]})
-        writer.add(table, keys, np.array([0, 2, 3]), np.array([2, 3, 4]))
-    before = Path(f"{stem}.npy").read_bytes()
-    assert main(command(world)) == 0
-    complete = Path(f"{stem}.npy").read_bytes()
-    assert complete != before
-    Path(f"{stem}.npy").write_bytes(before)  # as if killed between the two files
-    assert main(command(world)) == 0
-    assert Path(f"{stem}.npy").read_bytes() == complete
 
 
 def test_while_a_refresh_runs_an_erasure_is_not_done(world, capsys):

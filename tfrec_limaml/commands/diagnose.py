@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import_tensorflow()
     from tqdm import tqdm
 
-    from tfrec_limaml.diagnosis import diagnose
+    from tfrec_limaml.diagnosis import diagnose, scored_rows
     from tfrec_limaml.training.recipes import configure_tensorflow, load_encoder, require_binary
     from tfrec_limaml.training.train import train
 
@@ -83,14 +83,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with tqdm(total=1 + len(definitions), **bar) as progress:
         first = definitions[0]  # all definitions group the same rows: one network is enough
         for split in ("train", "validation"):
-            diagnose.record_files(args.tasks, first, split)
+            scored_rows.record_files(args.tasks, first, split)
         model = train(args.tasks, options, task=first).model
         progress.update()
         for name in definitions:
             progress.set_description(name)
-            rows = diagnose.score_rows(
+            rows = scored_rows.score_rows(
                 model,
-                diagnose.record_files(args.tasks, name, "validation"),
+                scored_rows.record_files(args.tasks, name, "validation"),
                 diagnose.categories(schema, name),
             )
             diagnoses.append(diagnose.diagnose_definition(rows, name))

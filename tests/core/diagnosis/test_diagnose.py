@@ -10,15 +10,13 @@ import pytest
 from toys import toy_schema, write_split
 
 from tfrec_limaml import Vanilla
-from tfrec_limaml.diagnosis import diagnose
-from tfrec_limaml.diagnosis.diagnose import (
+from tfrec_limaml.diagnosis import scored_rows
+from tfrec_limaml.diagnosis.diagnose import categories, diagnose_definition, verdict
+from tfrec_limaml.diagnosis.scored_rows import (
     ScoredRows,
     _with_categories,
-    categories,
-    diagnose_definition,
     record_files,
     score_rows,
-    verdict,
 )
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Feature
@@ -202,7 +200,7 @@ def test_a_row_counts_for_each_of_its_values_and_once_for_a_value_named_twice():
 
 
 def test_a_sample_holds_the_first_query_rows_of_tasks(monkeypatch):
-    monkeypatch.setattr(diagnose, "ROWS_PER_TASK", 1)
+    monkeypatch.setattr(scored_rows, "ROWS_PER_TASK", 1)
     query = np.array([False, True, True, False, True])
     rows = ScoredRows(np.array([0, 0, 0, 1, 1]), query, np.ones(5), np.zeros(5), {})
     assert rows.sample().tolist() == [False, True, False, False, True]
@@ -227,7 +225,7 @@ def test_the_judge_is_the_network_of_limaml_train(tmp_path, monkeypatch):
     schema.save(tmp_path / SCHEMA_FILE)
     Statistics(rows=1, label_mean=0.5, window={}, features={}).save(tmp_path / STATISTICS_FILE)
     monkeypatch.setattr(training, "train", train)
-    monkeypatch.setattr(diagnose, "record_files", lambda *_: [])
+    monkeypatch.setattr(scored_rows, "record_files", lambda *_: [])
     (tmp_path / schema.default_task).mkdir()
     parser = argparse.ArgumentParser()
     COMMAND.add_arguments(parser)

@@ -3,11 +3,12 @@
 The state is in one local work folder, because its lock works on one machine only::
 
     <work>/refresh.lock              held while a refresh runs, and free once its process ends
-    <work>/tasks/                    task records of the last run
+    <work>/tasks/                    task records of the last run that passed its checks
+    <work>/tasks.next/               task records of a run until it has passed them, or was refused
     <work>/embeddings/<generation>/  outputs: of the generations that the store holds, and until
                                      the next run of one that was refused
     <work>/refresh.json              the result of the last run, success or failure
-    <work>/update.json               settings for `limaml update`
+    <work>/tasks/update.json         settings for `limaml update`
     <work>/updates/                  state of `limaml update`
 
 Every step writes under another name and renames, and the store's pointer moves last. A run that is
@@ -37,7 +38,9 @@ from limaml_beam.refresh import checks, days
 from limaml_beam.refresh.options import Refresh
 from limaml_beam.refresh.outputs import (
     clear,
+    current_name,
     mark_checked,
+    next_tasks,
     publish_output,
     publish_pending,
     published_report,
@@ -76,8 +79,7 @@ def refresh(settings: Refresh) -> dict[str, Any]:
         erased=settings.store.erased(), keep_rows=settings.keep_rows
     )
     flags = [*settings.flags, *settings.embed.worker_flags]
-    card = prepare(options, str(work / "tasks"), flags, overwrite=True)
-    write_plan(work, Plan(settings.adapter, options))
+    card = prepare(options, str(next_tasks(work)), flags, overwrite=True)
     quality = card["quality"]
     outcome.note(rows_prepared=card["rows"]["used"], quality=quality)
     check_results, warnings = _check_input(settings, outputs, reference, card)
@@ -90,6 +92,8 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     check_results += checks.check_run(str(output), report, previous, reference, settings.limits)
     _require(check_results)
     staging.write_text(output / QUALITY_FILE, json.dumps(quality, indent=1) + "\n")
+    replaced = current_name(settings.store, read_manifest(settings.adapter).model_version)
+    write_plan(next_tasks(work), Plan(settings.adapter, options, output.name, replaced))
     mark_checked(output, source)
     outcome.stage("publish")
     published = publish_output(output, settings)
@@ -165,7 +169,7 @@ def _generate(settings: Refresh, outputs: Path, source: str | None) -> tuple[dic
     name = new_generation_name(settings.store, read_manifest(settings.adapter).model_version)
     job = EmbeddingJob.from_options(
         settings.embed,
-        tasks=str(settings.work / "tasks"),
+        tasks=str(next_tasks(settings.work)),
         adapter=settings.adapter,
         output=str(outputs / name),
         generation=name,

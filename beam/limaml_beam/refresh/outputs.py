@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from limaml_beam.generate_embeddings.artefacts import (
-    manifest_digest,
-)
+from limaml_beam.generate_embeddings.artefacts import manifest_digest
 from limaml_beam.generate_embeddings.publish import publish
 from limaml_beam.generate_embeddings.report import read_report
 from limaml_beam.io import outcome, staged_output
 from limaml_beam.refresh.options import Refresh
+from limaml_beam.update.lock import exclusive
+from limaml_beam.update.plan import read_plan
 from tfrec_limaml import staging
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.store import EmbeddingStore
@@ -27,8 +27,25 @@ def mark_checked(output: Path, source: str | None) -> None:
     staging.write_text(output / _CHECKED_MARK, source or "")
 
 
+def next_tasks(work: Path) -> Path:
+    """Folder of a run's records until it is published.
+
+    A run that is refused leaves the records of the published generation to `limaml update`.
+    """
+    return work / "tasks.next"
+
+
+def current_name(store: EmbeddingStore, model_version: int) -> str:
+    """Identifier of the current generation; empty if there is none."""
+    current = store.current(model_version)
+    return "" if current is None else current.identifier
+
+
 def publish_output(output: Path, settings: Refresh) -> str:
     """Publishes an output and marks it; returns its generation.
+
+    Its records replace those of the generation before, first: if the process is killed in between,
+    `limaml update` adds newer rows to the generation before, until this one is published.
 
     Raises:
         LimamlError: It carries over vectors of a generation that was rolled back meanwhile.
@@ -39,10 +56,24 @@ def publish_output(output: Path, settings: Refresh) -> str:
             f"not published: generation {condemned}, whose vectors were carried over, was rolled "
             "back during this run; run limaml refresh again"
         )
+    _take_over_tasks(settings.work, output.name)
     keep = settings.embed.keep_generations
     identifier = publish(str(output), settings.store, keep=keep).identifier
     (output / _PUBLISHED_MARK).touch()
     return identifier
+
+
+def _take_over_tasks(work: Path, generation: str) -> None:
+    """Makes the next records the current ones, if they are those of the generation."""
+    following = next_tasks(work)
+    if following.is_dir() and read_plan(following).generation == generation:
+        with exclusive(work, wait=True):  # no update reads the records meanwhile
+            staged_output.publish(str(following), str(work / "tasks"))
+
+
+def is_published(work: Path, generation: str) -> bool:
+    """Whether a generation was made current by a refresh, though perhaps not for good."""
+    return (work / "embeddings" / generation / _PUBLISHED_MARK).exists()
 
 
 def publish_pending(settings: Refresh, outputs: Path) -> None:
@@ -101,4 +132,6 @@ def clear(work: Path, published: dict[str, Any] | None, store: EmbeddingStore) -
     for folder in (work / "embeddings").glob("*"):
         if folder.name not in names:
             shutil.rmtree(folder, ignore_errors=True)
-    staged_output.remove_partial_outputs(work / "tasks")
+    shutil.rmtree(next_tasks(work), ignore_errors=True)
+    for tasks in (work / "tasks", next_tasks(work)):
+        staged_output.remove_partial_outputs(tasks)

@@ -32,6 +32,7 @@ from limaml_beam.build_tasks.prepare import sources
 from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.artefacts import read_manifest, read_schema
+from limaml_beam.refresh.outputs import is_published
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, TIME
 from limaml_beam.update import defaults
@@ -44,13 +45,12 @@ from limaml_beam.update.new_rows import NewRows, read_messages, read_new
 from limaml_beam.update.plan import read_plan
 from limaml_beam.update.state import UpdateState, prefix_of, state_folder
 from tfrec_limaml.datasets.text_format import text_format
-from tfrec_limaml.errors import LimamlError, NotCurrentError, StoreError
+from tfrec_limaml.errors import LimamlError, NotCurrentError
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.store import EmbeddingStore, Upserted
 from tfrec_limaml.tasks.folder import DATA_CARD_FILE
 
 _LONGEST_SKEW_SECONDS = 365 * 86_400.0
-_ATTEMPTS = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class Updater:
 
     def __init__(self, settings: Update) -> None:
         self._settings = settings
-        self._plan = read_plan(settings.work)
+        self._plan = read_plan(settings.work / "tasks")
         self._adapter_path = settings.adapter or self._plan.adapter
         self._manifest = read_manifest(self._adapter_path)
         self._definitions = (self._manifest.task_definition, *self._manifest.joint_definitions)
@@ -148,6 +148,7 @@ class Updater:
         began = time.time()
         schema = read_schema(str(self._tasks))
         self._manifest.check_schema(schema)
+        self._generation()  # before anything is read
         state = UpdateState(state_folder(self._settings.work))
         with contextlib.closing(state):
             new_rows, rows, settings = self._read(read, schema, state)
@@ -177,32 +178,44 @@ class Updater:
         schema: Schema,
         state: UpdateState,
     ) -> tuple[NewRows, dict[str, pa.Table], TaskSettings]:
-        """New rows, and by definition all rows of the tasks that gained or lost a row.
+        """New rows, and by definition all rows of the tasks that gained or lost a row."""
+        settings = self._task_settings()
+        new_rows = read(schema, settings)
+        return new_rows, self._merge(new_rows, schema, settings, state), settings
 
-        They are read again if a refresh replaces the records meanwhile.
+    def _generation(self) -> str:
+        """The current generation of the store.
+
+        Raises:
+            NotCurrentError: The records are not those that it was made of, nor those of the one
+                that a refresh is about to publish.
         """
-        for _ in range(_ATTEMPTS):
-            card = self._tasks / DATA_CARD_FILE
-            with contextlib.suppress(FileNotFoundError):
-                before = card.stat().st_ino
-                settings = self._task_settings()
-                new_rows = read(schema, settings)
-                rows = self._merge(new_rows, schema, settings, state)
-                if card.stat().st_ino == before:
-                    return new_rows, rows, settings
-        raise LimamlError(f"no finished records in {self._tasks}: refresh with --keep-rows")
+        work, store = self._settings.work, self._settings.store
+        current = current_generation(store, self._manifest.model_version)
+        plan = read_plan(self._tasks)
+        published = {g.identifier for g in store.generations(self._manifest.model_version)}
+        is_next = plan.generation not in published and not is_published(work, plan.generation)
+        if current == plan.generation or (is_next and current == plan.replaced):
+            return current
+        raise NotCurrentError(
+            f"the rows in {self._tasks} are those of generation {plan.generation!r}, but "
+            f"{current!r} is current in this store: was it rolled back, or is it another store? "
+            "Nothing was read; run `limaml refresh` first"
+        )
 
     def _task_settings(self) -> TaskSettings:
         """As of the last refresh, with today's window."""
         options = self._plan.options
         card = json.loads((self._tasks / DATA_CARD_FILE).read_text(encoding="utf-8"))["settings"]
-        end = self._settings.window_end
+        end, days = self._settings.window_end, options.window_days
         if end is None:
             skew = dt.timedelta(seconds=self._settings.clock_skew_seconds)
             end = (dt.datetime.now(dt.UTC) + skew).isoformat()
+            if days is not None:  # the window begins where it would without skew
+                days += skew / dt.timedelta(days=1)
         dates = date_fields(
             read_schema(str(self._tasks)),
-            window_days=options.window_days,
+            window_days=days,
             recent_only=True,
             window_end=end,
         )
@@ -242,22 +255,20 @@ class Updater:
         return TurnLookUp(self._settings.work, self._manifest, store, state, settings.erased)
 
     def _upsert(self, embeddings: list[pa.Table]) -> Upserted:
-        """Upserts into the generation that is current now."""
+        """Upserts into the current generation; again if a refresh publishes the next meanwhile."""
         if not embeddings:
             return Upserted(applied=0, older=0, erased=0)
         table = pa.concat_tables(embeddings)
-        version = self._manifest.model_version
-        for _ in range(_ATTEMPTS):
-            current = current_generation(self._settings.store, version)
+        while True:
+            generation = self._generation()  # raises if it is not one of this work folder
             with contextlib.suppress(NotCurrentError):
                 return self._settings.store.upsert(
-                    version,
-                    current,
+                    self._manifest.model_version,
+                    generation,
                     table["task_key"].to_pylist(),
                     tables.embedding_matrix(table["embedding"]),
                     table["event_timestamp"].cast(pa.int64()).to_pylist(),
                 )
-        raise StoreError(f"the current generation changed during {_ATTEMPTS} attempts; try again")
 
 
 def _lag(new_rows: NewRows) -> dict[str, float] | None:

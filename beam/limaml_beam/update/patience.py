@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias
 
-from limaml_beam.io.folder_lock import REFRESH, BusyError, is_held
+from limaml_beam.io.folder_lock import BusyError
 from limaml_beam.update.job import Update, Updater
 from limaml_beam.update.lock import exclusive
 from limaml_beam.update.plan import Plan, read_plan
-from tfrec_limaml.errors import LimamlError, StoreError, VersionMismatchError
+from tfrec_limaml.errors import LimamlError, StoreError
 
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
 #: Receives the report of every update, and ``{"waiting": reason}`` while the updater waits.
@@ -57,7 +58,7 @@ class PatientUpdater:
 
     def __init__(self, settings: Update, tell: Tell, sleep: Sleep = time.sleep) -> None:
         self._settings, self._tell, self._sleep = settings, tell, sleep
-        self._updater, self._plan = Updater(settings), read_plan(settings.work)
+        self._updater, self._plan = Updater(settings), _settings_of(settings.work)
         self._updater.load()
         self.work, self.totals = settings.work, Totals()
         self._last = time.monotonic()
@@ -89,23 +90,24 @@ class PatientUpdater:
     def _run_until_done(self, update: Callable[[Updater], dict[str, Any]]) -> dict[str, Any]:
         wait = _FIRST_WAIT_SECONDS
         while True:
-            plan = read_plan(self._settings.work)
-            if plan != self._plan:  # a refresh with another export, or other options
-                self._updater, self._plan = Updater(self._settings), plan
             try:
                 with exclusive(self._settings.work):
+                    self._follow()
                     report = update(self._updater)
                 self._last = time.monotonic()
                 return report
-            except (StoreError, BusyError, VersionMismatchError) as error:
-                if isinstance(error, VersionMismatchError) and not self._is_refreshed(plan):
-                    raise
+            except (StoreError, BusyError) as error:
                 self.totals.waits += 1
                 self._tell({"waiting": str(error), "seconds": wait})
                 self._sleep(wait)
                 wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
-    def _is_refreshed(self, plan: Plan) -> bool:
-        """Whether a refresh replaces the records, and the plan a moment later."""
-        work = self._settings.work
-        return is_held(work, REFRESH) or read_plan(work) != plan
+    def _follow(self) -> None:
+        """Follows a refresh with another export or other options."""
+        if (plan := _settings_of(self._settings.work)) != self._plan:
+            self._updater, self._plan = Updater(self._settings), plan
+
+
+def _settings_of(work: Path) -> Plan:
+    """The plan without the generation, which every refresh changes."""
+    return dataclasses.replace(read_plan(work / "tasks"), generation="", replaced="")

@@ -127,7 +127,7 @@ def _update_of(options: Mapping[str, Any], store: EmbeddingStore) -> Update:
 
 
 def _key_columns(work: Path) -> tuple[str, ...]:
-    manifest = read_manifest(read_plan(work).adapter)
+    manifest = read_manifest(read_plan(work / "tasks").adapter)
     return read_schema(str(work / "tasks")).task_columns(manifest.task_definition)
 
 

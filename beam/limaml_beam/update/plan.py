@@ -1,4 +1,7 @@
-"""The settings of a refresh's records, which the updates that follow it read."""
+"""The settings of a refresh's records, which the updates that follow it read.
+
+They are a file in the folder of the records, so that one rename replaces both.
+"""
 
 from __future__ import annotations
 
@@ -22,35 +25,48 @@ class Plan:
     Attributes:
         adapter: ``adapter/<version>`` that adapted them.
         options: Their input and settings.
+        generation: The generation that was made of them.
+        replaced: The generation that was current before it; empty if there was none.
     """
 
     adapter: str
     options: PrepareOptions
+    generation: str
+    replaced: str
 
 
-def write_plan(work: Path, plan: Plan) -> None:
-    """Writes ``<work>/update.json``."""
+def write_plan(tasks: Path, plan: Plan) -> None:
+    """Writes ``update.json`` into a folder of records."""
     options = dataclasses.asdict(plan.options)
     del options["erased"]  # the store knows them
     for name in ("raw", "schema"):
         options[name] = None if options[name] is None else _absolute(options[name])
     options["tables"] = {n: list(map(_absolute, paths)) for n, paths in options["tables"].items()}
-    content = {"adapter": _absolute(plan.adapter), "prepare": options}
+    content = {
+        "adapter": _absolute(plan.adapter),
+        "prepare": options,
+        "generation": plan.generation,
+        "replaced": plan.replaced,
+    }
     text = json.dumps(content, indent=1, default=list)
-    staging.write_text(work / _FILE, text + "\n")
+    staging.write_text(tasks / _FILE, text + "\n")
 
 
-def read_plan(work: Path) -> Plan:
-    """Reads ``<work>/update.json``; raises `LimamlError` if it is missing or damaged."""
+def read_plan(tasks: Path) -> Plan:
+    """Reads ``update.json`` of a folder of records.
+
+    Raises `LimamlError` if it is missing or damaged.
+    """
     try:
-        content: dict[str, Any] = json.loads((work / _FILE).read_text(encoding="utf-8"))
-        return Plan(content["adapter"], PrepareOptions(**content["prepare"]))
+        content: dict[str, Any] = json.loads((tasks / _FILE).read_text(encoding="utf-8"))
+        options = PrepareOptions(**content["prepare"])
+        return Plan(content["adapter"], options, content["generation"], content["replaced"])
     except FileNotFoundError as error:
         raise LimamlError(
-            f"{work} has no {_FILE}: run `limaml refresh --work {work} --keep-rows` once"
+            f"no {_FILE} in {tasks}: run `limaml refresh --work {tasks.parent} --keep-rows` once"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LimamlError(f"cannot read {work / _FILE}: {error}; refresh again") from error
+        raise LimamlError(f"cannot read {tasks / _FILE}: {error}; refresh again") from error
 
 
 def _absolute(path: str) -> str:

@@ -13,7 +13,7 @@ from limaml_beam.update.job import Update, UpdateState
 from limaml_beam.update.pipeline import ByMember
 from limaml_beam.update.stream import Stream, stream
 from tfrec_limaml.cli import main
-from tfrec_limaml.errors import LimamlError, StoreError, VersionMismatchError
+from tfrec_limaml.errors import LimamlError, StoreError
 from tfrec_limaml.store import open_store
 from tfrec_limaml.store.lmdb_store import LmdbStore
 
@@ -224,26 +224,3 @@ def test_options_that_cannot_be_are_refused(tmp_path, capsys, options, said):
 )
 def test_the_pipeline_knows_whose_a_message_is_or_leaves_it_to_the_updater(value, key):
     assert list(ByMember(["a", "b"]).process((None, value))) == [(key, value or b"")]
-
-
-def test_a_schema_that_changes_during_a_refresh_is_waited_for(arriving, monkeypatch):
-    waits = []
-    updater = pipeline.PatientUpdater(settings(arriving).update, waits.append)
-
-    def update(_):
-        raise VersionMismatchError("another schema")
-
-    plan = arriving.work / "update.json"
-    with pytest.raises(VersionMismatchError):
-        updater.run(update)
-    content = json.loads(plan.read_text())
-
-    def refreshed_meanwhile(_):
-        if not waits:
-            plan.write_text(json.dumps({**content, "adapter": content["adapter"] + "/."}))
-            raise VersionMismatchError("another schema")
-        return {"rows": {"read": 0}, "tasks": 0, "upserted": 0, "dead_letters": 0}
-
-    monkeypatch.setattr(updater, "_sleep", lambda seconds: None)
-    updater.run(refreshed_meanwhile)
-    assert [wait["waiting"] for wait in waits] == ["another schema"]

@@ -161,25 +161,6 @@ def test_an_update_that_breaks_off_is_done_again(refreshed, monkeypatch, place, 
     assert refreshed.sums("u3") == [(6, 2)]
 
 
-def test_a_generation_that_is_published_during_an_update_takes_its_embeddings(
-    refreshed, monkeypatch
-):
-    original, calls = LmdbStore.upsert, []
-
-    def late(store, version, generation, *arguments):
-        if not calls:
-            with store.new_generation(7, 3) as writer:
-                writer.put(["u3"], np.zeros((1, 3), np.float32))
-                writer.publish(1, lambda keys: np.zeros(len(keys), np.int64))
-        calls.append(generation)
-        return original(store, version, generation, *arguments)
-
-    monkeypatch.setattr(LmdbStore, "upsert", late)
-    assert refreshed.update(refreshed.write([("u3", 5.0, 1)], "a.parquet")) == 0
-    assert len(set(calls)) == 2
-    assert refreshed.sums("u3") == [(6, 2)]
-
-
 def test_the_next_refresh_takes_over_what_it_does_not_know_and_agrees_on_the_rest(
     refreshed, capsys
 ):

@@ -7,6 +7,7 @@ The manifest is written twice, at ``ranker/<version>/assets.extra/manifest.json`
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -148,14 +149,16 @@ class Manifest:
                 f"model version {self.model_version} adapts two definitions, {names}: {what}"
             )
 
+    def to_json(self) -> str:
+        """The content of the manifest's file."""
+        fields = dataclasses.asdict(self)
+        return json.dumps(fields, indent=2, sort_keys=True, default=float) + "\n"
+
     def write(self, version_directory: str | Path) -> Path:
         """Writes ``assets.extra/manifest.json`` to a SavedModel directory and returns its path."""
         path = Path(version_directory) / EXTRA_DIRECTORY / MANIFEST_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, default=float) + "\n",
-            encoding="utf-8",
-        )
+        path.write_text(self.to_json(), encoding="utf-8")
         return path
 
     @classmethod
@@ -183,9 +186,16 @@ class Manifest:
         Raises `VersionMismatchError` naming `where` if this version cannot read it.
         """
         try:
-            return cls(**json.loads(text))
+            manifest = cls(**json.loads(text))
         except (TypeError, ValueError, RecursionError) as error:
             raise VersionMismatchError(f"cannot read the manifest {where}: {error}") from error
+        object.__setattr__(manifest, "_text", text)  # another release may write it differently
+        return manifest
+
+    @property
+    def digest(self) -> str:
+        """Digest of the manifest's file, which identifies the export."""
+        return digest_of(getattr(self, "_text", "") or self.to_json())
 
     def check_schema(self, schema: Schema) -> None:
         """Raises `VersionMismatchError` unless `schema` is that of the model."""
@@ -218,3 +228,11 @@ def latest_version(base_directory: str | Path) -> Path:
     if not versions:
         raise VersionMismatchError(f"no exported version below {base}; run `limaml export` first")
     return max(versions, key=lambda p: int(p.name))
+
+
+def digest_of(text: str) -> str:
+    """Identifies one export, by the text of its manifest.
+
+    A model that is exported again under the same number has another digest.
+    """
+    return hashlib.sha256(text.encode()).digest()[:16].hex()

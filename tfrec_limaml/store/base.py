@@ -25,14 +25,16 @@ class LookUpResult(tuple[Matrix, Mask]):
     Attributes:
         damaged: Number of values that failed a check (checksum, width, not finite); they count as
             not found.
+        model: Digest of the manifest of the model that computed them; empty if unknown.
     """
 
     damaged: int
+    model: str
 
-    def __new__(cls, embeddings: Matrix, found: Mask, damaged: int = 0) -> Self:
+    def __new__(cls, embeddings: Matrix, found: Mask, damaged: int = 0, model: str = "") -> Self:
         """Creates the pair; a tuple cannot be changed in `__init__`."""
         result = super().__new__(cls, (embeddings, found))
-        result.damaged = damaged
+        result.damaged, result.model = damaged, model
         return result
 
 
@@ -52,6 +54,7 @@ class Generation:
         published: Seconds since the epoch.
         checked: Whether its values have checksums; those of release 0.1.0 do not.
         overlay: Whether embeddings were upserted since it was published.
+        model: Digest of the manifest of the model that computed it; empty if unknown.
     """
 
     model_version: int
@@ -62,6 +65,7 @@ class Generation:
     published: float = 0.0
     checked: bool = True
     overlay: bool = False
+    model: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,11 +169,13 @@ class EmbeddingStore(Protocol):
         """
 
     def new_generation(
-        self, model_version: int, embedding_dim: int, identifier: str | None = None
+        self, model_version: int, embedding_dim: int, identifier: str | None = None, model: str = ""
     ) -> GenerationWriter:
         """Opens a generation for writing.
 
-        An unpublished one of the same identifier is dropped first.
+        An unpublished one of the same identifier is dropped first. `model` is the digest of the
+        model's manifest: clients of another model with the same version number do not use the
+        embeddings.
         """
 
     def upsert(

@@ -30,6 +30,7 @@ class Record:
         overlay: Token of the overlay of upserted embeddings; empty without one.
         data: Suffix of the LMDB folder of a rewritten generation; empty otherwise.
         erasing: Whether it may contain erased keys: readers then check tombstones.
+        model: Digest of the manifest of the model that computed it; empty if unknown.
     """
 
     model_version: int
@@ -43,6 +44,7 @@ class Record:
     overlay: str = ""
     data: str = ""
     erasing: bool = False
+    model: str = ""
 
     def to_bytes(self) -> bytes:
         """The record as JSON."""
@@ -89,6 +91,7 @@ class Record:
             published=self.published,
             checked=self.format >= 2,
             overlay=bool(self.overlay),
+            model=self.model,
         )
 
     @property

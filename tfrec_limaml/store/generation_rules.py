@@ -70,6 +70,7 @@ def new_record(
     dtype: str,
     identifier: str | None,
     published: Collection[str],
+    model: str,
 ) -> Record:
     """Record of a new generation; see `choose_identifier`."""
     return Record(
@@ -80,6 +81,7 @@ def new_record(
         dtype=dtype,
         published=0.0,
         format=FORMAT,
+        model=model,
     )
 
 

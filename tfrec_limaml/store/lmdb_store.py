@@ -117,10 +117,12 @@ class LmdbStore:
             return read(keys)
         data = self._path(record), self._environments.followed
         cache = self._kept.vectors_of(record.model_version, data, record.embedding_dim)
-        return cache.get_many(keys, frozenset(map(bytes.decode, newer_entries)), read)
+        result = cache.get_many(keys, frozenset(map(bytes.decode, newer_entries)), read)
+        result.model = record.model
+        return result
 
     def new_generation(
-        self, model_version: int, embedding_dim: int, identifier: str | None = None
+        self, model_version: int, embedding_dim: int, identifier: str | None = None, model: str = ""
     ) -> LmdbWriter:
         """See `EmbeddingStore.new_generation`.
 
@@ -130,7 +132,7 @@ class LmdbStore:
         self._remove_dead(model_version)
         published = [r.identifier for r in self._catalog.records(model_version)]
         record = generation_rules.new_record(
-            model_version, embedding_dim, self.dtype, identifier, published
+            model_version, embedding_dim, self.dtype, identifier, published, model
         )
         return LmdbWriter(self._path(record), record, self._catalog.tombstones(), self.publish)
 

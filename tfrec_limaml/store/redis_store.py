@@ -203,7 +203,7 @@ class RedisStore:
             return redis_erasure.search(self.catalog, keys)
 
     def new_generation(
-        self, model_version: int, embedding_dim: int, identifier: str | None = None
+        self, model_version: int, embedding_dim: int, identifier: str | None = None, model: str = ""
     ) -> RedisWriter:
         """See `EmbeddingStore.new_generation`; refused while a living writer holds the same
         identifier.
@@ -213,7 +213,7 @@ class RedisStore:
             self.catalog.remove_dead(model_version)
             published = [r.identifier for r in self.catalog.records(model_version)]
             record = generation_rules.new_record(
-                model_version, embedding_dim, self.dtype, identifier, published
+                model_version, embedding_dim, self.dtype, identifier, published, model
             )
             return RedisWriter(
                 self.catalog,

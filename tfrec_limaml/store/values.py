@@ -110,7 +110,8 @@ def decode_values(
         stored = cast("Sequence[bytes]", values)
         if set(map(len, stored)) <= {width} and _checksums(keys, stored, record.seed) <= _INTACT:
             # By far the most common case.
-            return LookUpResult(_matrix(stored, record, width), np.ones(len(values), np.bool_))
+            found = np.ones(len(values), np.bool_)
+            return LookUpResult(_matrix(stored, record, width), found, model=record.model)
     return _decode_one_by_one(keys, values, record, width)
 
 
@@ -132,7 +133,7 @@ def _decode_one_by_one(
     damaged = len(values) - values.count(None) - int(np.count_nonzero(found))
     if damaged:
         matrix[~found] = 0.0
-    return LookUpResult(matrix, found, damaged)
+    return LookUpResult(matrix, found, damaged, record.model)
 
 
 def _matrix(values: Sequence[bytes], record: Record, width: int) -> Matrix:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from limaml_beam.io import files
 from tfrec_limaml.errors import LimamlError, SchemaError, VersionMismatchError
-from tfrec_limaml.manifest import EXTRA_DIRECTORY, MANIFEST_FILE, Manifest
+from tfrec_limaml.manifest import EXTRA_DIRECTORY, MANIFEST_FILE, Manifest, digest_of
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.folder import RECENT, SCHEMA_FILE, shard_pattern
 
@@ -36,7 +34,7 @@ def read_manifest(adapter: str) -> Manifest:
 
 def manifest_digest(adapter: str) -> str:
     """Identifies one export: a model exported again under the same number has another digest."""
-    return hashlib.sha256(_manifest_text(adapter).encode()).digest()[:16].hex()
+    return digest_of(_manifest_text(adapter))
 
 
 def read_schema(tasks: str) -> Schema:

@@ -59,7 +59,9 @@ def publish(
 def _load(folder: str, report: dict[str, Any], store: EmbeddingStore, column: str) -> Generation:
     rows, dim = report["rows"], report["embedding_dim"]
     progress = tqdm(total=rows, desc="publish", unit=" embeddings", mininterval=1.0, disable=None)
-    writer = store.new_generation(report["model_version"], dim, report["generation"])
+    writer = store.new_generation(
+        report["model_version"], dim, report["generation"], report.get("manifest_digest", "")
+    )
     with progress, writer:
         for batch in tables.read_batches(tables.embedding_files(folder), ["task_key", column]):
             matrix = tables.embedding_matrix(batch[column])

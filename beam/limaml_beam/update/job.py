@@ -45,7 +45,7 @@ from limaml_beam.update.new_rows import NewRows, read_messages, read_new
 from limaml_beam.update.plan import read_plan
 from limaml_beam.update.state import UpdateState, prefix_of, state_folder
 from tfrec_limaml.datasets.text_format import text_format
-from tfrec_limaml.errors import LimamlError, NotCurrentError
+from tfrec_limaml.errors import LimamlError, NotCurrentError, VersionMismatchError
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.store import EmbeddingStore, Upserted
 from tfrec_limaml.tasks.folder import DATA_CARD_FILE
@@ -191,10 +191,15 @@ class Updater:
                 that a refresh is about to publish.
         """
         work, store = self._settings.work, self._settings.store
-        current = current_generation(store, self._manifest.model_version)
-        plan = read_plan(self._tasks)
-        published = {g.identifier for g in store.generations(self._manifest.model_version)}
-        is_next = plan.generation not in published and not is_published(work, plan.generation)
+        version = self._manifest.model_version
+        current, plan = current_generation(store, version), read_plan(self._tasks)
+        models = {g.identifier: g.model for g in store.generations(version)}
+        is_next = plan.generation not in models and not is_published(work, plan.generation)
+        if models.get(current, "") not in ("", self._manifest.digest):
+            raise VersionMismatchError(
+                f"generation {current!r} was made by another model with the same version number, "
+                f"{version}, than {self._adapter_path}; run `limaml refresh` with this export"
+            )
         if current == plan.generation or (is_next and current == plan.replaced):
             return current
         raise NotCurrentError(

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from limaml_serving.client.columns import Rows
+from limaml_serving.client.versions import KnownVersion
 from tfrec_limaml.store.base import Mask, Matrix
 
 
@@ -33,6 +34,24 @@ def wrong_size(answer: Any, keys: Sequence[str]) -> str:
     if answer[0].ndim == 2 and len(answer[0]) == len(keys) == len(answer[1]):
         return ""
     return f"it answered {len(answer[0])} vectors and {len(answer[1])} flags for {len(keys)} keys"
+
+
+def misfit(answer: Any, model: KnownVersion) -> str:
+    """Why the embeddings of a look-up are not those of the model; empty if they are."""
+    width, digest = answer[0].shape[1], getattr(answer, "model", "")
+    if width != model.embedding_dim:
+        problem = "none are published" if width == 0 else f"the store's have width {width}"
+        return (
+            f"model version {model.version} needs meta embeddings of width {model.embedding_dim}, "
+            f"but {problem}: run `limaml embed`"
+        )
+    if digest and digest != model.digest:
+        return (
+            f"the store's meta embeddings are those of another model with the same version number, "
+            f"{model.version}: run `limaml embed` with this export, or number each model by "
+            "`limaml export --model-version`"
+        )
+    return ""
 
 
 def check_answer(answer: Any) -> tuple[Matrix, Mask, int]:

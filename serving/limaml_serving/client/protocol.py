@@ -21,7 +21,13 @@ import numpy.typing as npt
 from limaml_serving.client import wire
 from limaml_serving.client.columns import Rows
 from limaml_serving.client.counters import Counters
-from limaml_serving.client.embeddings import check_answer, keys_of, split_by_request, wrong_size
+from limaml_serving.client.embeddings import (
+    check_answer,
+    keys_of,
+    misfit,
+    split_by_request,
+    wrong_size,
+)
 from limaml_serving.client.predict_request import read_output
 from limaml_serving.client.steps import (
     LookUp,
@@ -34,6 +40,7 @@ from limaml_serving.client.steps import (
     empty_ranking,
     seconds_of,
 )
+from limaml_serving.client.store_faults import StoreFaults
 from limaml_serving.client.versions import KnownVersion, KnownVersions, VersionLock
 from limaml_serving.errors import RequestError, ServingError, quote
 from tfrec_limaml.errors import LimamlError, StoreError, VersionMismatchError
@@ -82,7 +89,7 @@ class RankingProtocol:
         self._lock = lock
         self._timeout = float(timeout)
         self._compact = signature == RANK_SIGNATURE
-        self._raise_on_mismatch = on_version_mismatch == "raise"
+        self._faults = StoreFaults(self.counters, on_version_mismatch == "raise")
 
     def rank(self, requests: Sequence[Request], top: int | None, timeout: float | None) -> Steps:
         """Ranks each request's candidates; see `limaml_serving.Ranker.rank_many`."""
@@ -175,7 +182,7 @@ class RankingProtocol:
         if model is not None:
             return model
         newest = self._known.newest
-        self._mismatch(
+        self._faults.mismatch(
             f"version {version} serves, but its manifest is not known (the newest is of version "
             f"{newest.version})"
         )
@@ -192,48 +199,21 @@ class RankingProtocol:
         matrix = np.zeros((len(keys), model.embedding_dim), np.float32)
         found = np.zeros(len(keys), np.bool_)
         if keys and model.version == version:
+            limit = self._seconds_left(deadline) / 2
             try:
-                answer = yield LookUp(keys, version, self._seconds_left(deadline) / 2)
+                answer = yield LookUp(keys, version, limit)
             except (StoreError, TimeoutError) as error:
-                self._store_failed(str(error) or "too slow")
+                slow = f"no answer within {limit:.3g} seconds, half of the time left"
+                self._faults.failed(str(error) or slow)
             else:
                 if reason := wrong_size(answer, keys):
-                    self._store_failed(reason)
-                elif self._fits(answer[0], model):
+                    self._faults.failed(reason)
+                elif reason := misfit(answer, model):
+                    self._faults.mismatch(reason)
+                else:
                     matrix, found, damaged = check_answer(answer)
-                    self._note_damaged(damaged, version)
+                    self._faults.damaged(damaged, version)
         return split_by_request(rows, keys, matrix, found)
-
-    def _store_failed(self, reason: str) -> None:
-        self.counters.add(store_errors=1)
-        logger.warning("ranking without meta embeddings, the store failed: %s", reason)
-
-    def _note_damaged(self, damaged: int, version: int) -> None:
-        if damaged:
-            self.counters.add(damaged=damaged)
-            logger.warning(
-                "%d stored meta embeddings of version %d are damaged; their members are scored "
-                "without embeddings: publish again, or roll back",
-                damaged,
-                version,
-            )
-
-    def _fits(self, embeddings: Matrix, model: KnownVersion) -> bool:
-        width = embeddings.shape[1]
-        if width == model.embedding_dim:
-            return True
-        problem = "none are published" if width == 0 else f"the store's have width {width}"
-        self._mismatch(
-            f"model version {model.version} needs meta embeddings of width {model.embedding_dim}, "
-            f"but {problem}: run `limaml embed`"
-        )
-        return False
-
-    def _mismatch(self, message: str) -> None:
-        self.counters.add(version_mismatches=1)
-        if self._raise_on_mismatch:
-            raise VersionMismatchError(message)
-        logger.warning("ranking without meta embeddings: %s", message)
 
     def _split(
         self,

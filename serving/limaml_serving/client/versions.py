@@ -32,12 +32,14 @@ class KnownVersion:
         reader: Checks requests against its inputs and the columns of its task keys.
         writer: Writes requests to it.
         embedding_dim: Width ``D`` of its meta embeddings.
+        digest: Of its manifest.
     """
 
     version: int
     reader: RowReader
     writer: RequestWriter
     embedding_dim: int
+    digest: str
 
     @classmethod
     def from_manifest(cls, manifest: Manifest) -> KnownVersion:
@@ -60,6 +62,7 @@ class KnownVersion:
                 manifest.outputs,
             ),
             embedding_dim=manifest.embedding_dim,
+            digest=manifest.digest,
         )
 
 

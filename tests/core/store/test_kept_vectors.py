@@ -107,6 +107,17 @@ def test_readers_follow_publications_upserts_rollbacks_and_erasures(store):
     assert not matrix[3].any()
 
 
+def test_look_ups_name_the_model_that_made_the_vectors(tmp_path):
+    store = open_store(f"lmdb:{tmp_path}")
+    with store.new_generation(1, 3, "g1", "digest") as writer:
+        writer.put(KEYS, np.ones((len(KEYS), 3), np.float32))
+        writer.publish(len(KEYS))
+    assert store.current(1).model == "digest"
+    for _ in range(2):  # read, then kept
+        assert store.get_many(KEYS, 1).model == store.get_many(["k0", "none"], 1).model == "digest"
+    store.close()
+
+
 def test_readers_follow_a_folder_that_replaces_the_stores(tmp_path, monkeypatch):
     monkeypatch.setattr("tfrec_limaml.store.lmdb_environment._CHECK_SECONDS", 0.0)
     stores = []

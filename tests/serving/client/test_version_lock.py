@@ -12,6 +12,8 @@ import pytest
 from limaml_serving import AsyncRanker, ServingError
 from limaml_serving.client.versions import KnownVersions, VersionLock
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
+from tfrec_limaml.manifest import Manifest
+from tfrec_limaml.store.base import LookUpResult
 
 
 @pytest.fixture
@@ -225,3 +227,24 @@ def test_a_version_exported_later_is_found(export, make_manifest):
     assert known.get(4) is None
     make_manifest(4, embedding_dim=8).write(export / "ranker" / "4")
     assert known.get(4).embedding_dim == 8
+
+
+def test_embeddings_of_another_model_with_the_same_number_are_not_used(
+    make_ranker, store, make_manifest, member, candidates, tmp_path, caplog
+):
+    make_manifest(1).write(tmp_path)
+    manifest, get_many = Manifest.read(tmp_path), store.get_many
+
+    def ranker(digest, **settings):
+        store.get_many = lambda *look_up: LookUpResult(*get_many(*look_up), model=digest)
+        return make_ranker(manifest=manifest, version=1, **settings)
+
+    assert ranker(manifest.digest).rank(member, candidates).used_embedding.any()
+    other = ranker("another")
+    for _ in range(3):
+        assert not other.rank(member, candidates).used_embedding.any()
+    assert other.counters.version_mismatches == 3
+    lines = [line for line in caplog.messages if "another model with the same version" in line]
+    assert len(lines) == 1  # once a minute
+    with pytest.raises(VersionMismatchError, match="another model with the same version number, 1"):
+        ranker("another", on_version_mismatch="raise").rank(member, candidates)

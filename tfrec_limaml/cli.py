@@ -12,7 +12,6 @@ import dataclasses
 import errno
 import functools
 import importlib
-import json
 import os
 import select
 import signal
@@ -22,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Any
 
+from tfrec_limaml import finite_json
 from tfrec_limaml.errors import LimamlError
 
 #: Order in ``limaml --help``; unknown names follow.
@@ -56,8 +56,14 @@ _EXTRAS = {
     "redis": "redis",
     "tensorboard": "tensorboard",
 }
-#: No space left on the disk or in the user's quota: not an error of the program.
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+#: A full disk or quota, and files that may not be written: not errors of the program.
+_REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EROFS: "the folder is read-only: choose another",
+    errno.EACCES: "change the permissions",
+    errno.EPERM: "change the permissions",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,12 +124,34 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+class TerminatedError(KeyboardInterrupt):
+    """The process has received SIGTERM: it ends like an interrupted one."""
+
+
+def _end_on_sigterm() -> None:
+    """Lets SIGTERM raise `TerminatedError`, so that reports are written and files are removed.
+
+    A process that was forked from this one ends at once.
+    """
+    process = os.getpid()
+
+    def end(number: int, frame: Any) -> None:
+        if os.getpid() != process:
+            os._exit(128 + number)
+        raise TerminatedError("terminated")
+
+    with contextlib.suppress(ValueError):  # not the main thread
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, end)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``limaml`` and returns the exit code.
 
     The codes: 0 done, 1 done with a negative result, 2 bad arguments or input, 130 interrupted,
-    141 the reader of the output has closed the pipe.
+    143 terminated, 141 the reader of the output has closed the pipe.
     """
+    _end_on_sigterm()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     _open_standard_streams()
     try:
@@ -138,10 +166,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in _REMEDIES:
             raise
         print(
-            f"limaml: error: cannot write: {error}; make room and run the command again",
+            f"limaml: error: cannot write: {error}; {_REMEDIES[error.errno]} and run the command "
+            "again",
             file=sys.stderr,
         )
         _drop_output()
@@ -188,12 +217,17 @@ def _run(arguments: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    except TerminatedError:
+        print("limaml: terminated", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("limaml: interrupted", file=sys.stderr)
         return 130
     if result is not None:
         print(
-            json.dumps(result, indent=2, default=str) if namespace.json else command.render(result)
+            finite_json.dumps(result, indent=2, default=str)
+            if namespace.json
+            else command.render(result)
         )
         return command.exit_code(result)
     return 0

@@ -5,6 +5,7 @@ extras.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -209,3 +210,41 @@ def test_a_warning_for_users_is_one_plain_line_and_one_for_programmers_says_wher
         "<string>:6: DeprecationWarning: an old name",
         "<string>:10: UserWarning: of the caller",
     ]
+
+
+def test_sigterm_ends_a_command_like_an_interrupt_with_its_own_code():
+    code = (
+        "import os, signal, sys; from tfrec_limaml import cli;"
+        "command = cli.Command(help='', description='', add_arguments=lambda p: None,"
+        " run=lambda a: os.kill(os.getpid(), signal.SIGTERM) or signal.pause());"
+        "cli._load = lambda entry: command;"
+        "sys.exit(cli.main(['train']))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (143, "limaml: terminated\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.EROFS, "read-only: choose another"), (errno.EACCES, "permissions")],
+)
+def test_a_file_that_may_not_be_written_is_no_traceback(monkeypatch, capsys, number, remedy):
+    def refuse(arguments):
+        raise OSError(number, os.strerror(number), "/some/file")
+
+    monkeypatch.setattr(cli, "_run", refuse)
+    monkeypatch.setattr(cli, "_drop_output", lambda: None)
+    assert cli.main([]) == 2
+    error = capsys.readouterr().err
+    assert "/some/file" in error
+    assert remedy in error
+
+
+def test_results_without_a_value_are_null(monkeypatch, capsys):
+    result = {"auc": float("nan"), "list": [float("inf"), 1.0]}
+    command = cli.Command(
+        help="", description="", add_arguments=lambda p: None, run=lambda args: result
+    )
+    monkeypatch.setattr(cli, "_load", lambda entry: command)
+    assert cli.main(["double", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"auc": None, "list": [None, 1.0]}

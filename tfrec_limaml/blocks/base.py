@@ -67,6 +67,8 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
     def __init__(self, embedding_dim: int, **kwargs: Any) -> None:
         if embedding_dim < 1:
             raise ValueError(f"embedding_dim must be at least 1, received {embedding_dim}")
+        if int(embedding_dim) != embedding_dim:
+            raise ValueError(f"embedding_dim must be a whole number, received {embedding_dim}")
         super().__init__(**kwargs)
         self.embedding_dim = int(embedding_dim)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import glob
 import json
-import math
 import sys
 import warnings
 from pathlib import Path
@@ -15,6 +14,7 @@ from tfrec_limaml import staging
 from tfrec_limaml.cli import Command
 from tfrec_limaml.commands.evaluate_text import render
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.finite_json import without_nan
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 #: `evaluate` warns about a model whose AUC is lower than its reference's by more than this.
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             )
             rows = _evaluate(file.stem, model, dataset, options, results)
             progress.update()
-    result = _without_nan(_summary(args.split, models[0].stem, results, bayes_auc(rows)))
+    result = without_nan(_summary(args.split, models[0].stem, results, bayes_auc(rows)))
     staging.write_text(path, json.dumps(result, indent=1) + "\n")
     return result
 
@@ -235,15 +235,6 @@ def _check(model: Any, schema: Any, task: str | None, file: Path) -> None:
             f"{file} adapts to subtasks of {trained_definition!r} tasks; pass --task "
             f"{trained_definition}, not {task or schema.default_task}"
         )
-
-
-def _without_nan(value: Any) -> Any:
-    """The value with None for each NaN (an undefined metric): JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _without_nan(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 COMMAND = Command(

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from tfrec_limaml import staging
+from tfrec_limaml import finite_json, staging
 from tfrec_limaml.cli import Command
 from tfrec_limaml.commands.train_arguments import add_arguments, options_from
 from tfrec_limaml.errors import LimamlError
@@ -104,7 +104,7 @@ def _write(path: Path, model: Any, result: dict[str, Any]) -> None:
     with staging.file(path) as temporary:
         model.save(temporary)
     curve = path.with_suffix(".training.json")
-    staging.write_text(curve, json.dumps(result, indent=1) + "\n")
+    staging.write_text(curve, finite_json.dumps(result, indent=1) + "\n")
 
 
 def _workers(args: argparse.Namespace) -> Any:

@@ -14,6 +14,8 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfrec_limaml import manifest as names
 from tfrec_limaml import staging
 from tfrec_limaml.errors import LimamlError
@@ -66,6 +68,12 @@ def export_for_serving(
         raise LimamlError(
             "the model has no encoder; build it as LiMAML(..., encoder=FeatureEncoder(schema, "
             "statistics)) to export it"
+        )
+    weights = [*model.network.weights, *model.trainable_variables]
+    if bad := [v.path for v in weights if not np.isfinite(v.numpy()).all()]:
+        raise LimamlError(
+            f"{len(bad)} weights of the model, such as {bad[0]!r}, are not finite: training has "
+            "diverged; train again with a lower learning rate"
         )
     base = Path(base_directory)
     version_number = _next_version(base) if model_version is None else _checked(model_version)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError
@@ -20,6 +22,8 @@ class TaskLoops(FitsUnderStrategies):
     """Builds the model from a dataset's `element_spec` before Keras' loops run over it."""
 
     _task_spec: Any = None
+    #: Shapes of the features that the model was built with.
+    built_shapes: Mapping[str, tuple[int | None, ...]] = MappingProxyType({})
     dropped_tasks: keras.Variable
     inner_learning_rate: float
 
@@ -32,14 +36,16 @@ class TaskLoops(FitsUnderStrategies):
         _refuse_weights(class_weight=kwargs.get("class_weight"))
         self._build_from(x)
         dropped_before = int(self.dropped_tasks.numpy())
-        with _quiet_iteration():
+        # With `steps_per_epoch` Keras' warning says that an epoch was shorter than that.
+        quiet = contextlib.nullcontext() if kwargs.get("steps_per_epoch") else _quiet_iteration()
+        with quiet:
             history = super().fit(x, *args, **{"shuffle": False, **kwargs})
         dropped = int(self.dropped_tasks.numpy()) - dropped_before
         if dropped:
             warnings.warn(
                 f"left out {counted(dropped, 'task')} with a loss that is not finite; check the "
-                "features, or lower inner_learning_rate "
-                f"(now {self.inner_learning_rate})",
+                "features, or lower the optimizer's learning rate or inner_learning_rate (now "
+                f"{self.inner_learning_rate}; gradient steps only)",
                 stacklevel=2,
             )
         return history
@@ -120,6 +126,14 @@ class TaskLoops(FitsUnderStrategies):
         # Keras would build loss and metrics by a forward pass over `data`: tasks, not rows.
         build_compiled(self, tf.zeros([1, 1]), tf.zeros([1, 1]))
         spec = getattr(data, "element_spec", data if is_task_batch(data) else None)
+        if isinstance(data, np.ndarray | tf.Tensor | list | tuple):
+            raise LimamlError(
+                "expected a tf.data.Dataset of task batches (see task_dataset), one batch of tasks "
+                f"or encoded rows by name, received {type(data).__name__}"
+            )
+        if self.built and spec is not None and is_task_batch(spec):
+            check_task_batch(spec)
+            self._check_features(spec["support"]["features"])
         if self.built or (isinstance(data, Mapping) and spec is None):
             return
         if spec is None:
@@ -135,6 +149,23 @@ class TaskLoops(FitsUnderStrategies):
             )
         check_task_batch(spec)
         self.build({name: (None, *s.shape[2:]) for name, s in spec["support"]["features"].items()})
+
+    def _check_features(self, features: Mapping[str, Any]) -> None:
+        """Raises `LimamlError` if the features are not those that the model was built with."""
+        shapes: Mapping[str, tuple[int | None, ...]] = self.built_shapes
+        missing = sorted(shapes.keys() - features.keys())
+        other = [
+            f"{name} {tuple(features[name].shape[2:])} in place of {shape[1:]}"
+            for name, shape in shapes.items()
+            if name in features
+            and not tf.TensorShape(features[name].shape[2:]).is_compatible_with(shape[1:])
+        ]
+        if missing or other:
+            raise LimamlError(
+                "the batches' features are not those that the model was built with: "
+                f"{'; '.join([*(f'no {name!r}' for name in missing), *other])}. Make the dataset "
+                "with the model's own encoder (model.encoder)"
+            )
 
 
 def _refuse_weights(**arguments: Any) -> None:

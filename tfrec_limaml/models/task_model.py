@@ -102,7 +102,8 @@ class TaskModel(TwoBlockModel):
         step = sum_over_replicas(self._step(data["support"], data["query"]))
         self.dropped_tasks.assign_add(step.dropped)
         self.optimizer.apply(step.gradients, self.trainable_variables)
-        loss_tracker(self).update_state(step.loss)
+        # A batch without tasks, with which workers fill an epoch, has no loss.
+        loss_tracker(self).update_state(step.loss, tf.cast(step.count > 0, step.loss.dtype))
         return {"loss": loss_tracker(self).result()}
 
     def test_step(self, data: TaskBatch) -> dict[str, tf.Tensor]:
@@ -146,7 +147,9 @@ class TaskModel(TwoBlockModel):
         """
         name = "probability" if self.binary else "prediction"
         return {
-            name: self.predictions(tf.boolean_mask(outputs, data["query"]["weight"] > 0)),
+            name: _at_least_float32(
+                self.predictions(tf.boolean_mask(outputs, data["query"]["weight"] > 0))
+            ),
             **describe_query(data),
         }
 
@@ -200,6 +203,11 @@ class TaskModel(TwoBlockModel):
             scaled_loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         return loss, [tf.convert_to_tensor(g) for g in gradients], tf.math.is_finite(total)
+
+
+def _at_least_float32(values: tf.Tensor) -> tf.Tensor:
+    """Half precision as float32: NumPy's users do not know bfloat16."""
+    return tf.cast(values, tf.float32) if values.dtype.size < 4 else values
 
 
 def step_data(data: Any) -> Any:

@@ -61,4 +61,6 @@ def count(name: str, value: Any) -> int:
     """A conversion to a whole number that is at least 0."""
     if not value >= 0:
         raise ValueError(f"{name} must be at least 0, received {value}")
+    if int(value) != value:
+        raise ValueError(f"{name} must be a whole number, received {value}")
     return int(value)

@@ -125,6 +125,7 @@ class TwoBlockModel(TaskLoops):
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
         """Builds both blocks from the shapes ``[N, ...]`` of the encoded features."""
+        self.built_shapes = dict(features_shape)
         self.network.build(dict(features_shape))
         self.built = True
 
@@ -133,6 +134,11 @@ class TwoBlockModel(TaskLoops):
 
         They are probabilities, or values if the loss is a regression loss.
         """
+        if missing := sorted(self.built_shapes.keys() - features.keys()):
+            raise ValueError(
+                f"expected encoded rows, with the features {sorted(self.built_shapes)}: {missing} "
+                f"are missing, received {sorted(features)}; for batches of tasks use predict"
+            )
         return self.predictions(self.network(features, training=training))
 
     def compile(
@@ -161,6 +167,7 @@ class TwoBlockModel(TaskLoops):
                 "loss_weights weigh the losses of several outputs, and the model has one; leave "
                 f"them out, received {kwargs['loss_weights']!r}"
             )
+        self._check_loss(loss)
         self._set_loss(loss)
         self._default_metrics = metrics is None
         if metrics is None and self.binary:
@@ -173,6 +180,14 @@ class TwoBlockModel(TaskLoops):
         )
         if self.distribute_strategy.num_replicas_in_sync > 1:
             take_gradients_as_summed(self.optimizer)
+
+    def _check_loss(self, loss: Any) -> None:
+        label = None if self.encoder is None else self.encoder.schema.label
+        if label is not None and label.kind != "binary" and loss == "binary_crossentropy":
+            raise ValueError(
+                f"the label {label.name!r} is not binary (kind {label.kind!r}): compile the model "
+                "with a regression loss, for example loss='mse'"
+            )
 
     def _set_loss(self, loss: Any) -> None:
         self._loss = loss

@@ -232,6 +232,8 @@ class Schema:
     def load(cls, path: str | Path) -> Schema:
         """Reads a YAML (or JSON) schema; raises `SchemaError` with the file's name."""
         path = Path(path)
+        if not path.is_file() and not path.parent.is_dir():
+            raise SchemaError(f"no folder {path.parent}: check the path, received {path}")
         if not path.is_file():
             raise SchemaError(
                 f"no schema file at {path}; write one, or generate one with `limaml datasets "

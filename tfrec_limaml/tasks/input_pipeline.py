@@ -121,7 +121,10 @@ def task_dataset(
 def _support_range(fraction: float | Sequence[float]) -> tuple[float, float]:
     low, high = fraction if isinstance(fraction, Sequence) else (fraction, fraction)
     if not 0.0 <= low <= high <= 1.0:
-        raise LimamlError(f"support_fraction must lie between 0 and 1, received {fraction}")
+        raise LimamlError(
+            "support_fraction must lie between 0 and 1, a range with its lower end first, received "
+            f"{fraction}"
+        )
     return low, high
 
 

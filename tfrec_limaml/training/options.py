@@ -238,6 +238,8 @@ class TrainOptions:
             )
         ones = {"epochs": 1, "batch_rows": 1, "batch_size": 1}
         _at_least(self, {**ones, "patience": 0, "weight_decay": 0, "warmup_steps": 0, "seed": 0})
+        if self.seed >= 2**32:
+            raise LimamlError(f"seed must be less than 2**32, received {self.seed}")
         if not 0 < self.learning_rate < math.inf:
             raise LimamlError(f"learning_rate must be positive, received {self.learning_rate}")
         if not 0.0 <= self.average_weights < 1.0:
@@ -289,3 +291,6 @@ def _at_least(options: Any, bounds: Mapping[str, float]) -> None:
         value = getattr(options, name)
         if value is not None and not bound <= value < math.inf:
             raise LimamlError(f"{name} must be at least {bound}, received {value}")
+        kind = type(options).__dataclass_fields__[name].type
+        if value is not None and "float" not in kind and int(value) != value:
+            raise LimamlError(f"{name} must be a whole number, received {value}")

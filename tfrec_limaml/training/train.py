@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError
@@ -164,6 +165,7 @@ def _fit(
         verbose=0,
     )
     seconds = round(time.perf_counter() - started, 2)
+    _require_finite(model, options)
     curves = {name: [float(v) for v in values] for name, values in history.history.items()}
     result = {
         **_curve_summary(options, curves, seconds, data),
@@ -173,6 +175,15 @@ def _fit(
         "history": curves,
     }
     return _FitResult(model, data, options, result)
+
+
+def _require_finite(model: TaskModel, options: TrainOptions) -> None:
+    """Raises `LimamlError` if training has diverged."""
+    if not all(np.isfinite(v.numpy()).all() for v in model.trainable_variables):
+        raise LimamlError(
+            "training has diverged: weights of the model are not finite; lower learning_rate (now "
+            f"{options.learning_rate:g}), or check the features for huge values"
+        )
 
 
 def _callbacks(

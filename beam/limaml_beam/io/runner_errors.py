@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
 
+from tfrec_limaml.cli import TerminatedError
 from tfrec_limaml.errors import LimamlError
 
 # Runners with worker processes send a worker's exception as text: the last line of its traceback,
@@ -17,7 +18,9 @@ _FILE_ERROR = re.compile(
     r"^(?:[\w.]+\.)?(?:OSError|IOError|BeamIOError|PermissionError|FileNotFoundError): (.*)",
     re.MULTILINE,
 )
-_INTERRUPT = re.compile(r"^(?:RuntimeError: )?KeyboardInterrupt\b", re.MULTILINE)
+_INTERRUPT = re.compile(
+    r"^(?:RuntimeError: )?(?:KeyboardInterrupt|(?:[\w.]+\.)?(TerminatedError))\b", re.MULTILINE
+)
 _STEP_SUFFIX = re.compile(r" \[while running '.*", re.DOTALL)
 
 
@@ -33,7 +36,8 @@ def readable(output: str) -> Iterator[None]:
     Raises:
         LimamlError: The worker's, without the runner's additions; or a file that could not be
             written.
-        KeyboardInterrupt: Ctrl-C came while a step ran; runners pass it on as a `RuntimeError`.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came while a step ran; runners pass it on as a
+            `RuntimeError`.
     """
     try:
         yield
@@ -42,8 +46,8 @@ def readable(output: str) -> Iterator[None]:
     except OSError as error:
         raise _cannot_write(output, str(error)) from error
     except (RuntimeError, DataflowRuntimeException) as error:
-        if _INTERRUPT.search(str(error)):
-            raise KeyboardInterrupt from error
+        if interrupt := _INTERRUPT.search(str(error)):
+            raise (TerminatedError if interrupt[1] else KeyboardInterrupt) from error
         if match := _PACKAGE_ERROR.search(str(error)):
             raise LimamlError(_STEP_SUFFIX.sub("", match.group(1))) from error
         if match := _FILE_ERROR.search(str(error)):

@@ -76,6 +76,9 @@ def test_the_papers_recipe_takes_one_gradient_step_on_the_query_loss_alone():
         ({"patience": -1}, "patience must be at least 0, received -1"),
         ({"learning_rate": -1e-3}, "learning_rate must be positive, received -0.001"),
         ({"seed": -1}, "seed must be at least 0, received -1"),
+        ({"seed": 2**32}, r"seed must be less than 2\*\*32, received 4294967296"),
+        ({"epochs": 1.5}, r"epochs must be a whole number, received 1\.5"),
+        ({"inner_steps": 1.5}, r"inner_steps must be a whole number, received 1\.5"),
         (
             {"first_order": True, "second_order_steps": 1},
             "first_order leaves no second-order steps, received second_order_steps 1",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -73,8 +73,23 @@ def as_text(column: Column) -> pa.Array:
                 .cast(pa.string())
             )
     encoded = array.dictionary_encode()
-    texts = pa.array([task_keys.key_text(v) for v in encoded.dictionary.to_pylist()], pa.string())
+    texts = pa.array([task_keys.key_text(v) for v in _values(encoded.dictionary)], pa.string())
     return texts.take(encoded.indices)
+
+
+def _values(array: pa.Array) -> list[Any]:
+    """The values in Python; None for times that Python cannot hold."""
+    try:
+        return list(array.to_pylist())
+    except (OverflowError, ValueError):
+        return [_value(scalar) for scalar in array]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (OverflowError, ValueError):
+        return None
 
 
 def as_keys(column: Column) -> pa.Array:

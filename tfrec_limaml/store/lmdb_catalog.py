@@ -97,8 +97,12 @@ class LmdbCatalog:
             catalog = self._environments.catalog(self._path, create=False)
             with catalog.begin() as transaction:
                 return work(transaction, *arguments)
-        except FileNotFoundError:
-            return None
+        except FileNotFoundError as error:
+            if error.errno is None:  # there has been no generation yet
+                return None
+            raise StoreError(
+                f"the store folder {self._path.parent} was removed: restore it, or publish again"
+            ) from error
         except lmdb.ReadonlyError as error:
             raise StoreError(
                 f"cannot read the catalog of the store {self._path.parent}: {error}; readers need "

@@ -6,6 +6,7 @@ are therefore shared by file and process, and closed with the last user.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -21,6 +22,11 @@ _CATALOG_MAP_BYTES = 1 << 26
 # Seconds between two checks whether the folder was replaced. A check takes a third of the time of a
 # look-up.
 _CHECK_SECONDS = 1.0
+
+#: LMDB's own default, and the size of a reader's entry in ``lock.mdb``.
+_DEFAULT_READERS, _READER_BYTES = 126, 64
+#: Time for which the folder may be absent while another one replaces it.
+_ABSENT_SECONDS = 5.0
 
 #: Mode of an environment's files, which the umask restricts.
 _MODE = 0o777
@@ -55,6 +61,7 @@ class Environments:
         self._opened: dict[tuple[int, Path], Any] = {}
         self._files: dict[tuple[int, Path], tuple[int, int]] = {}
         self._next_check = 0.0
+        self._absent_since = 0.0
         #: Number of times that `follow` has closed all environments.
         self.followed = 0
 
@@ -73,7 +80,14 @@ class Environments:
         of the new store.
         """
         opened = self._files.get((os.getpid(), catalog))
-        if opened is not None and _file_of(catalog) not in (opened, None):
+        file = None if opened is None else _file_of(catalog)
+        if opened is not None and file is None:
+            self._absent_since = self._absent_since or time.monotonic()
+            if time.monotonic() - self._absent_since > _ABSENT_SECONDS:
+                raise FileNotFoundError(errno.ENOENT, "the store was removed", str(catalog))
+            return
+        self._absent_since = 0.0
+        if file != opened:
             self.close()
             self.followed += 1
 
@@ -159,6 +173,9 @@ class Environments:
             if environment is None:
                 if file is None and not options.get("create"):
                     raise FileNotFoundError(path)
+                _check_not_empty(path)
+                if options.get("lock", True) and os.access(path, os.W_OK):
+                    reserve_lock_file(path, options["max_readers"])
                 environment = lmdb.open(str(path), mode=_MODE, **options)
                 try:
                     _check_length(path, environment)
@@ -197,6 +214,29 @@ def _file_of(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _check_not_empty(path: Path) -> None:
+    """Raises `lmdb.CorruptedError` for a file of 0 bytes, which LMDB would begin anew."""
+    if (file := path / "data.mdb").is_file() and not file.stat().st_size:
+        raise lmdb.CorruptedError(
+            f"{file} has 0 bytes: restore it from a copy, or remove it if nothing was published yet"
+        )
+
+
+def reserve_lock_file(folder: Path, readers: int = _DEFAULT_READERS) -> None:
+    """Reserves the space of a new ``lock.mdb``.
+
+    LMDB maps a sparse file into memory: on a full disk the first access would end the process.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    file, size = folder / "lock.mdb", _READER_BYTES * readers + _READER_BYTES * 64
+    # A file that a process has open is never opened here: closing it would drop LMDB's lock on it.
+    if not file.is_file() or file.stat().st_size < _READER_BYTES * readers:
+        with file.open("ab") as opened:
+            os.posix_fallocate(opened.fileno(), 0, size)
 
 
 def _check_length(path: Path, environment: Any) -> None:

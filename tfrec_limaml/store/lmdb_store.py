@@ -247,8 +247,9 @@ class LmdbStore:
         return self._environments.immutable(path, check)
 
     def _generation(self, record: Record, current: str | None) -> Generation:
-        path = self._path(record)
-        lost = not (path / "data.mdb").is_file()
+        lost = True
+        with contextlib.suppress(OSError, lmdb.Error, StoreError):
+            lost = self._environment(record) is None
         return record.generation(record.identifier == current, lost)
 
     def publish(self, record: Record, event_times: EventTimes, tombstones: Tombstones) -> None:

@@ -7,6 +7,7 @@ and renamed, so that the collector never reads an incomplete file.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,17 @@ def check(path: str) -> None:
             f"--metrics-file must end in {SUFFIX} and lie in a folder of this machine that exists, "
             f"the one that node exporter's text-file collector reads; received {path}"
         )
+    _check_writable(path)
+
+
+def _check_writable(path: str) -> None:
+    """Raises `LimamlError` if the folder takes no file, before the run has done its work."""
+    folder = Path(path).absolute().parent
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".limaml-"):
+            pass
+    except OSError as error:
+        raise LimamlError(f"cannot write the metrics {path}: {error}") from error
 
 
 def write(path: str, report: Mapping[str, Any], ended: float) -> None:

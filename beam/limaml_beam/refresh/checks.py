@@ -168,6 +168,14 @@ def _checks_of_shares(
     return checks
 
 
+def usual_age(reference: Mapping[str, Any]) -> float:
+    """The least age of the newest row of all runs in a row that were published.
+
+    Compared with the last run alone, an input that stands still would only ever be a little older.
+    """
+    return max(reference.get("usual_age_days", reference["newest_row_age_days"]), 0.0)
+
+
 def _checks_of_times(
     quality: Mapping[str, Any],
     reference: Mapping[str, Any],
@@ -177,7 +185,7 @@ def _checks_of_times(
     """Which days have rows, and how many; see `check_input`."""
     checks = []
     if "newest_row_age_days" in quality and "newest_row_age_days" in reference:
-        allowed = max(reference["newest_row_age_days"], 0.0) + limits.max_age_increase_days
+        allowed = usual_age(reference) + limits.max_age_increase_days
         age = quality["newest_row_age_days"]
         checks.append(Check("age of the newest row in days", age, 0.0, allowed))
     if quality.get("rows_per_day") and reference.get("rows_per_day"):

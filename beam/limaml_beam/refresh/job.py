@@ -91,7 +91,7 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     previous = None if reference is None else str(outputs / reference["generation"])
     check_results += checks.check_run(str(output), report, previous, reference, settings.limits)
     _require(check_results)
-    staging.write_text(output / QUALITY_FILE, json.dumps(quality, indent=1) + "\n")
+    _write_quality(outputs, reference, output, quality)
     replaced = current_name(settings.store, read_manifest(settings.adapter).model_version)
     write_plan(next_tasks(work), Plan(settings.adapter, options, output.name, replaced))
     mark_checked(output, source)
@@ -132,8 +132,7 @@ def _check_input(
 ) -> tuple[list[checks.Check], list[str]]:
     """The checks of the input, all passed, and warnings."""
     training_quality = read_manifest(settings.adapter).training_quality
-    file = outputs / ("" if reference is None else reference["generation"]) / QUALITY_FILE
-    published_quality = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    published_quality = _published_quality(outputs, reference)
     empty = days.newly_empty(card["quality"], published_quality)
     warnings = [f"no rows on {days.text(empty)}; were these days delivered?"] if empty else []
     outcome.note(warnings=warnings)
@@ -145,6 +144,24 @@ def _check_input(
     )
     _require(check_results)
     return check_results, warnings
+
+
+def _published_quality(outputs: Path, reference: dict[str, Any] | None) -> dict[str, Any]:
+    """The description of the published run's input; empty if there is none."""
+    file = outputs / ("" if reference is None else reference["generation"]) / QUALITY_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _write_quality(
+    outputs: Path, reference: dict[str, Any] | None, output: Path, quality: dict[str, Any]
+) -> None:
+    """Describes the input, with the least age of the newest row up to this run."""
+    if "newest_row_age_days" in quality:
+        published = _published_quality(outputs, reference)
+        ages = [quality["newest_row_age_days"]]
+        ages += [checks.usual_age(published)] if "newest_row_age_days" in published else []
+        quality = {**quality, "usual_age_days": min(ages)}
+    staging.write_text(output / QUALITY_FILE, json.dumps(quality, indent=1) + "\n")
 
 
 def _require(check_results: list[checks.Check]) -> None:

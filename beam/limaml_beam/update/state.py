@@ -9,6 +9,7 @@ definitions, it holds the offsets of the earlier turns too
 
 from __future__ import annotations
 
+import mmap
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, TIME
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.store.erasure import key_digest
+from tfrec_limaml.store.lmdb_environment import reserve_lock_file
 
 #: An embedding ``[D]``.
 Offset: TypeAlias = npt.NDArray[np.float32]
@@ -51,9 +53,14 @@ class UpdateState:
         self._folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            _remove_unfinished(folder)
+            reserve_lock_file(folder)
             self._environment = lmdb.open(str(folder), map_size=_MAP_BYTES)
         except (lmdb.Error, OSError) as error:
-            raise LimamlError(f"cannot open the state of updates {folder}: {error}") from error
+            raise LimamlError(
+                f"cannot open the state of updates {folder}: {error}; if the disk is not full, "
+                "remove this folder (updates since the last refresh are then repeated by the next)"
+            ) from error
 
     def read(
         self, keys: Sequence[str], schema: pa.Schema | None, prefix: str = ""
@@ -189,6 +196,13 @@ class UpdateState:
     def close(self) -> None:
         """Closes the environment."""
         self._environment.close()
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes a file that is shorter than the two pages it begins with: it never held a row."""
+    file = folder / "data.mdb"
+    if file.is_file() and file.stat().st_size < 2 * mmap.PAGESIZE:
+        file.unlink()
 
 
 def _put(transaction: Any, key: bytes, batch: pa.RecordBatch, window_start: int) -> None:

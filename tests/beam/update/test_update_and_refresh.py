@@ -4,9 +4,10 @@ import json
 import time
 
 import numpy as np
-from update_world import ROWS
+from update_world import ROWS, after
 
 from limaml_beam.update import job
+from limaml_beam.update.state import state_folder
 from tfrec_limaml.store import open_store
 from tfrec_limaml.store.lmdb_store import LmdbStore
 
@@ -84,3 +85,18 @@ def test_the_window_begins_where_it_does_without_clock_skew(refreshed):
     now = time.time() * 1000
     assert abs(dates.last - now - 7_200_000) < 60_000
     assert abs(dates.recent_start - now + 100_000 * 86_400_000) < 60_000
+
+
+def test_a_state_that_a_full_disk_left_unfinished_is_made_again(refreshed):
+    folder = state_folder(refreshed.work)
+    folder.mkdir(parents=True)
+    (folder / "data.mdb").write_bytes(bytes(4096))
+    assert refreshed.update(refreshed.write([("u3", 5.0, 1)], "a.parquet")) == 0
+    assert refreshed.sums("u3") == [(6, 2)]
+
+
+def test_an_input_that_stands_still_is_refused_however_often_it_is_refreshed(refreshed):
+    assert refreshed.refresh("--window-end", after(1)) == 0
+    for days, code in ((1.6, 0), (2.2, 2), (2.2, 2)):
+        assert refreshed.refresh("--window-end", after(days)) == code
+    assert refreshed.refresh("--window-end", after(2.2), "--max-age-increase-days", "2") == 0

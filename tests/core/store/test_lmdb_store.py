@@ -1,6 +1,7 @@
 """What only the folder backend promises."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import resource
@@ -168,7 +169,7 @@ def test_a_limit_of_address_space_is_not_called_damage(tmp_path):
     read = (
         "import resource\n"
         "store = open_store(sys.argv[1])\n"
-        "store.current(1)\n"
+        "store.erased()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 38, 1 << 38))\n"
         "try:\n    store.get_many(['1'], 1)\n"
         "except Exception as error:\n    print(type(error).__name__, error)"
@@ -192,3 +193,48 @@ def test_a_folder_that_cannot_be_removed_fails_the_erasure(tmp_path, monkeypatch
     with pytest.raises(StoreError, match=r"cannot remove .*/g1, which still has the erased"):
         store.erase(["a"])
     assert store.get_many(["a", "b"], 1)[1].tolist() == [False, True]
+
+
+def test_on_a_full_disk_the_store_is_an_error_and_not_a_crash(tmp_path, monkeypatch):
+    store = open_store(f"lmdb:{tmp_path}")
+    write(store, 1, "g1")
+    lock = tmp_path / "catalog" / "lock.mdb"
+    assert lock.stat().st_blocks * 512 >= lock.stat().st_size  # no hole
+    store.close()
+    lock.unlink()
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lmdb_environment.os, "posix_fallocate", refuse)
+    with pytest.raises(StoreError, match="No space left on device"):
+        open_store(f"lmdb:{tmp_path}").get_many(["0"], 1)
+
+
+def test_a_catalog_of_no_bytes_is_not_an_empty_store(tmp_path):
+    store = open_store(f"lmdb:{tmp_path}")
+    write(store, 1, "g1")
+    store.close()
+    (tmp_path / "catalog" / "data.mdb").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"has 0 bytes: restore it from a copy"):
+        open_store(f"lmdb:{tmp_path}").get_many(["0"], 1)
+
+
+def test_a_generation_that_cannot_be_read_is_listed_as_lost(tmp_path):
+    store = open_store(f"lmdb:{tmp_path}")
+    write(store, 1, "g1")
+    store.close()
+    (tmp_path / "1" / "g1" / "data.mdb").write_bytes(b"x" * 20_000)
+    assert [g.state for g in open_store(f"lmdb:{tmp_path}").generations()] == ["lost"]
+
+
+def test_a_removed_store_is_an_error_after_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr(lmdb_environment, "_CHECK_SECONDS", 0.0)
+    store = open_store(f"lmdb:{tmp_path / 'store'}")
+    write(store, 1, "g1")
+    assert store.get_many(["0"], 1)[1].all()
+    (tmp_path / "store").rename(tmp_path / "moved")
+    assert store.get_many(["0"], 1)[1].all()  # another folder may be about to replace it
+    monkeypatch.setattr(lmdb_environment, "_ABSENT_SECONDS", -1.0)
+    with pytest.raises(StoreError, match="was removed: restore it, or publish again"):
+        store.get_many(["0"], 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 
 import numpy as np
@@ -232,6 +233,7 @@ def test_a_version_exported_later_is_found(export, make_manifest):
 def test_embeddings_of_another_model_with_the_same_number_are_not_used(
     make_ranker, store, make_manifest, member, candidates, tmp_path, caplog
 ):
+    caplog.set_level(logging.WARNING, logger="limaml_serving")
     make_manifest(1).write(tmp_path)
     manifest, get_many = Manifest.read(tmp_path), store.get_many
 

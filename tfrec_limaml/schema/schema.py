@@ -133,6 +133,12 @@ class Schema:
                 f"schema {self.name!r}: the label {self.label.name!r} may not be a feature too; "
                 "remove the feature"
             )
+        if self.timestamp in features:
+            raise SchemaError(
+                f"schema {self.name!r}: the timestamp {self.timestamp!r} may not be a feature, "
+                "since no later row has a value seen in training; make columns such as the hour "
+                "or the weekday"
+            )
         history = [h.keys for h in self.history]
         check_keys(f"schema {self.name!r}", self.label.name, self.tasks, self.tables, history)
         if self.weight is not None and self.weight in (self.label.name, self.timestamp):

@@ -108,6 +108,8 @@ def check_counts(
             f"{max_bad_fraction} "
             f"(--max-bad-fraction): {invalid}"
         )
+    if not read:
+        raise LimamlError("the files of interactions have no rows")
     if not used:
         raise LimamlError(
             f"no usable row among the {read} read (skipped: {skipped}){_dates(settings)}; check "
@@ -156,7 +158,8 @@ def unused_rows(splits: dict[str, Any], sizes: dict[str, Any], max_samples: int)
         if rows and used and 1 - used / rows > UNUSED:
             lines.append(
                 f"{1 - used / rows:.0%} of the training rows are in no record of {definition!r}: a "
-                f"task keeps its latest {max_samples}; raise --max-samples to train on more"
+                f"task keeps its latest {max_samples}; raise --max-samples "
+                "(and --max-query, which must be at least as large) to train on more"
             )
     return lines
 
@@ -200,7 +203,7 @@ def make_card(
         "quality": input_quality,
         "drift": feature_drift,
         "warnings": [
-            *quality.warnings(input_quality),
+            *quality.warnings(input_quality, schema),
             *drift.warnings(feature_drift),
             *unused_rows(splits, sizes, settings.max_samples),
             *one_class(schema, splits),

@@ -20,7 +20,7 @@ from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import Schema
 
 #: Shares above which the data card warns.
-WARN_FILLED, WARN_UNKNOWN = 0.5, 0.1
+WARN_FILLED, WARN_UNKNOWN = 0.1, 0.1
 #: Share of implausible times above which a run is refused.
 MAX_IMPLAUSIBLE = 0.5
 
@@ -99,12 +99,15 @@ def check(schema: Schema, counts: Mapping[str, int]) -> None:
             )
 
 
-def warnings(quality: Mapping[str, Any]) -> list[str]:
+def warnings(quality: Mapping[str, Any], schema: Schema) -> list[str]:
     """The warnings of the data card about the input, one line each."""
+    values = {feature.name: feature.default_value for feature in schema.features}
     lines = [
-        f"feature {name} had to be filled in {share:.1%} of the rows"
+        f"{share:.1%} of the rows have no readable value of the feature {name}: it became "
+        f"{values[name]!r}; choose another with fill_value, or leave the rows out with on_invalid: "
+        "skip"
         for name, share in quality["filled"].items()
-        if share > WARN_FILLED
+        if share > WARN_FILLED and name in values
     ]
     lines += [
         f"{share:.1%} of the rows have a key that the table {name} lacks"

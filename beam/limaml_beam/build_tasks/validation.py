@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -81,12 +81,18 @@ def malformed(path: str, bad: BadRow) -> str:
     return json.dumps(letter, ensure_ascii=False)
 
 
-def dead_letters(path: str, raw: pa.Table, reasons: npt.NDArray[np.object_]) -> Iterator[str]:
-    """The dead letters of the rows of a raw table that have a reason."""
+def dead_letters(
+    source: str | Sequence[str], raw: pa.Table, reasons: npt.NDArray[np.object_]
+) -> Iterator[str]:
+    """The dead letters of the rows of a raw table that have a reason.
+
+    `source` is their file, or the origin of each row.
+    """
     rejected = np.flatnonzero((reasons != "") & (reasons != OUTSIDE) & (reasons != ERASED))
     if not len(rejected):
         return
     rows = raw.take(pa.array(rejected)).to_pylist()
     for position, row in zip(rejected, rows, strict=True):
-        letter = {"reason": reasons[position], "file": path, "row": row}
+        file = source if isinstance(source, str) else source[int(position)]
+        letter = {"reason": reasons[position], "file": file, "row": row}
         yield json.dumps(letter, default=str, ensure_ascii=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -238,7 +239,7 @@ def render(card: dict[str, Any]) -> str:
     trained = any(split == "train" for splits in card["tasks"].values() for split in splits)
     lines = [
         f"wrote {card['output']}: {rows['used']} of {counted(rows['read'], 'row')} used, "
-        f"{'training ' if trained else ''}label rate {train['label_rate']:.4f}"
+        f"{'training ' if trained else ''}label mean {train['label_rate']:.4f}"
     ]
     lines += [
         f"  skipped {number}: {reason}" for reason, number in rows["skipped"].items() if number
@@ -262,9 +263,9 @@ def render(card: dict[str, Any]) -> str:
             )
     lines += [f"  check: {warning}" for warning in card["warnings"]]
     next_command = (
-        f"limaml train {card['output']} --output RUN"
+        f"limaml train {shlex.quote(card['output'])} --output RUN"
         if trained
-        else f"limaml embed {card['output']} --export EXPORT --output EMBEDDINGS"
+        else f"limaml embed {shlex.quote(card['output'])} --export EXPORT --output EMBEDDINGS"
     )
     return "\n".join([*lines, f"next: {next_command}"])
 

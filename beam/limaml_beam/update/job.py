@@ -129,14 +129,14 @@ class Updater:
 
         return self._run(read)
 
-    def update_messages(self, topic: str, messages: Sequence[Message]) -> dict[str, Any]:
+    def update_messages(self, messages: Sequence[Message]) -> dict[str, Any]:
         """As `update`, for messages of a topic."""
         options, version = self._plan.options, self._manifest.model_version
         text = text_format(options.delimiter, options.null_words)
 
         def read(schema: Schema, settings: TaskSettings) -> NewRows:
             tables = Inputs.tables_of(schema, sources(options)[2], text)
-            return read_messages(topic, messages, tables, schema, settings, self._tasks, version)
+            return read_messages(messages, tables, schema, settings, self._tasks, version)
 
         return self._run(read)
 

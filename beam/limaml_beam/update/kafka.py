@@ -59,9 +59,7 @@ def _run(topic: Topic, updater: PatientUpdater, settings: KafkaStream, tell: Tel
         batch = topic.batch()
         if batch:
             messages = [message for message, _, _ in batch]
-            update = functools.partial(
-                Updater.update_messages, topic=settings.topic, messages=messages
-            )
+            update = functools.partial(Updater.update_messages, messages=messages)
             tell(updater.run(update))
             topic.commit(batch)
         else:

@@ -99,7 +99,6 @@ def read_new(inputs: Inputs, schema: Schema, settings: TaskSettings, tasks: Path
 
 
 def read_messages(
-    topic: str,
     messages: Sequence[Message],
     sources: Mapping[str, Source],
     schema: Schema,
@@ -110,7 +109,6 @@ def read_messages(
     """Decodes new interactions.
 
     Args:
-        topic: Name of the origin in dead letters.
         messages: The messages.
         sources: Files of the feature tables.
         schema: The columns.
@@ -126,7 +124,9 @@ def read_messages(
         new_rows.skip(bad_message.reason)
         new_rows.letters.append(bad_message.letter())
     if raw is not None:
-        block = _validated(schema, settings, tables, topic, raw, new_rows)
+        unused = {id(bad_message.message) for bad_message in poison}
+        sources_of_rows = [m.source for m in messages if id(m) not in unused]
+        block = _validated(schema, settings, tables, sources_of_rows, raw, new_rows)
         if block.num_rows:
             new_rows.tables = _completed(block, schema, settings, tables, tasks)
     return new_rows
@@ -136,7 +136,7 @@ def _validated(
     schema: Schema,
     settings: TaskSettings,
     tables: Tables,
-    path: str,
+    source: str | Sequence[str],
     raw: pa.Table,
     new_rows: NewRows,
 ) -> pa.Table:
@@ -148,7 +148,7 @@ def _validated(
     names, counts = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
     for name, count in zip(names.tolist(), counts.tolist(), strict=True):
         new_rows.skip(name, count)
-    new_rows.letters += dead_letters(path, raw, reasons)
+    new_rows.letters += dead_letters(source, raw, reasons)
     return block
 
 

@@ -225,7 +225,7 @@ class UpdateStore(beam.DoFn):
     ) -> None:
         """One micro-batch."""
         messages = [Message(self.topic, value) for value in batch[1]]
-        update = functools.partial(Updater.update_messages, topic=self.topic, messages=messages)
+        update = functools.partial(Updater.update_messages, messages=messages)
         report = self._updater.run(update)
         for name in ("tasks", "upserted", "dead_letters"):
             Metrics.counter("stream", name).inc(report[name])

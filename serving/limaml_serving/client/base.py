@@ -58,6 +58,7 @@ class RankerBase:
         self._open_channel(tls, channel_options(retries, tls, options))
 
     def _open_channel(self, tls: Tls | None, settings: list[tuple[str, Any]]) -> None:
+        self._tls = tls
         self._channel = (
             self._grpc.insecure_channel(self._target, settings)
             if tls is None
@@ -81,5 +82,13 @@ class RankerBase:
         return ServingError(f"the client of {self._target} is closed", "CANCELLED")
 
     def _no_server_error(self, timeout: float) -> ServingError:
-        message = f"no server answers at {self._target} after {counted(timeout, 'second', spec='g')}: is it running, and is this its port?"  # noqa: E501
+        tls = (
+            "does it expect TLS?"
+            if self._tls is None
+            else "do these TLS files match those of the server?"
+        )
+        message = (
+            f"no server answers at {self._target} after {counted(timeout, 'second', spec='g')}: is "
+            f"it running, is this its port, and {tls}"
+        )
         return ServingError(message, "UNAVAILABLE")

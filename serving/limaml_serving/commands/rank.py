@@ -156,7 +156,7 @@ def run(arguments: argparse.Namespace) -> None:
     store = open_store(arguments.store)
     try:
         with _ranker(arguments, store) as ranker:
-            ranker.wait_for_server(arguments.wait)
+            _wait(ranker, arguments.target, arguments.wait)
             lines, bad = _rank_lines(ranker, sys.stdin.buffer, arguments.top)
             counts = ranker.counters.snapshot()
     finally:
@@ -170,6 +170,19 @@ def run(arguments: argparse.Namespace) -> None:
         raise LimamlError(
             f"{bad} of {lines} lines could not be ranked; the messages above name them"
         )
+
+
+def _wait(ranker: Ranker, target: str, seconds: float) -> None:
+    """Waits for the server, and says so if that takes longer than a moment."""
+    from limaml_serving.errors import ServingError
+
+    try:
+        ranker.wait_for_server(min(seconds, 1.0))
+    except ServingError:
+        if seconds <= 1.0:
+            raise
+        sys.stderr.write(f"limaml: waiting up to {seconds:g} seconds for a server at {target}\n")
+        ranker.wait_for_server(seconds - 1.0)
 
 
 def _ranker(arguments: argparse.Namespace, store: EmbeddingStore) -> Ranker:

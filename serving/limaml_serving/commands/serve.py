@@ -166,10 +166,12 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         metrics_port=arguments.metrics_port,
         metrics_host=arguments.metrics_host,
     )
-    return _serve(server, arguments.grace_seconds)
+    inside = None if arguments.directory is None else Path(arguments.directory) / "ranker"
+    hint = f"; did you mean {inside}?" if inside is not None and inside.is_dir() else ""
+    return _serve(server, arguments.grace_seconds, hint)
 
 
-def _serve(server: EmbeddedServer, grace_seconds: float) -> dict[str, Any]:
+def _serve(server: EmbeddedServer, grace_seconds: float, hint: str = "") -> dict[str, Any]:
     """Serves until SIGTERM, SIGINT or SIGHUP, then drains."""
     logger = logging.getLogger(__name__)
     stop = threading.Event()
@@ -184,7 +186,7 @@ def _serve(server: EmbeddedServer, grace_seconds: float) -> dict[str, Any]:
     available = server.manager.available()
     logger.info("serving %s at %s", available, server.target)
     for name in [name for name, versions in available.items() if not versions]:
-        logger.warning("model %s has no version that can be served yet; waiting", name)
+        logger.warning("model %s has no version that can be served yet; waiting%s", name, hint)
     if server.metrics_target:
         logger.info("metrics at http://%s/metrics", server.metrics_target)
     stop.wait()

@@ -155,9 +155,10 @@ class EmbeddedServer:
         try:
             self._port = self._front.open(address, credentials, self._add_services)
         except RuntimeError as error:
+            tls = "" if credentials is None else " Or do the TLS key and certificate not match?"
             raise ConfigError(
                 f"cannot listen on {address}: is the port taken, or the host not this machine's? "
-                "Choose another --port or --host"
+                f"Choose another --port or --host.{tls}"
             ) from error
         try:
             self._serve_metrics()

@@ -252,6 +252,8 @@ class ModelManager:
                 by_number = {**by_number, number: version}
                 self._versions = {**self._versions, settings.name: by_number}
                 version.load(settings.base_path)
+                if version.failed:
+                    self._on_fault()
                 self._progress = time.monotonic()
             attempts.update(missing)
         # Without versions to serve everything is unloaded; if all of them are damaged, nothing is.
@@ -264,6 +266,7 @@ class ModelManager:
         try:
             versions = find_versions(settings.base_path)
         except OSError as error:
+            self._on_fault()
             self._log_once(subject, describe(error))
             return None
         self._logged.pop(subject, None)

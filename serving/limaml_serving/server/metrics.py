@@ -69,7 +69,7 @@ class Metrics:
         )
         self._faults = Counter(
             "limaml_serve_check_errors",
-            "Checks of the version directories that ended with an unexpected error.",
+            "Version directories that could not be read or loaded, and other failed checks.",
             registry=self.registry,
         )
         self._server: Any = None

@@ -87,8 +87,11 @@ def test_quality_is_shares_of_the_rows_read_and_rows_per_day():
         "newest_row_age_days": 1.0,
         "rows_by_day": {"1970-01-01": 60, "1970-01-03": 30, "1970-01-05": 10},
     }
-    assert quality.warnings(found | {"filled": {"x": 0.6}, "unknown_keys": {"users": 0.2}}) == [
-        "feature x had to be filled in 60.0% of the rows",
+    filled = found | {"filled": {"x": 0.6, "note": 0.05}, "unknown_keys": {"users": 0.2}}
+    schema = toy_schema(Feature(name="x", role="meta"), Feature(name="note", normalise="none"))
+    assert quality.warnings(filled, schema) == [
+        "60.0% of the rows have no readable value of the feature x: it became 0.0; choose another "
+        "with fill_value, or leave the rows out with on_invalid: skip",
         "20.0% of the rows have a key that the table users lacks",
         "0.50% of the rows have a time before 1980 or after 2099, or none that can be read",
     ]
@@ -203,9 +206,9 @@ def test_single_odd_times_and_missing_values_are_on_the_card_and_in_the_statisti
     assert card["quality"]["filled"]["price"] == pytest.approx(2 / 3, abs=0.01)
     assert card["quality"]["implausible_times"] == pytest.approx(2 / 300)
     said = " / ".join(card["warnings"])
-    assert "feature price had to be filled" in said
+    assert "no readable value of the feature price" in said
     assert "have a time before 1980 or after 2099" in said
-    assert "check: feature price had to be filled" in capsys.readouterr().out
+    assert "no readable value of the feature price" in capsys.readouterr().out
     statistics = json.loads((tmp_path / "tasks" / "statistics.json").read_text())
     assert statistics["quality"] == card["quality"]
     assert set(card["drift"]) >= {"price", "age", "look", "history_member_recency"}

@@ -198,8 +198,8 @@ def test_the_next_command_and_the_label_rate_fit_the_records(
         lines = capsys.readouterr().out.splitlines()
         assert lines[-1].startswith(f"next: {following} {tasks} ")
         # All rows of the daily job's records are counted, not those of a training.
-        assert (", training label rate 0." in lines[0]) == (following == "limaml train")
-        assert "label rate 0." in lines[0]
+        assert (", training label mean 0." in lines[0]) == (following == "limaml train")
+        assert "label mean 0." in lines[0]
 
 
 def test_dates_come_from_the_arguments_before_the_schema(shop_schema):

@@ -110,6 +110,7 @@ def test_poison_messages_are_dead_letters_with_their_reasons_and_hold_nothing_up
         reason for _, reason in poison.values()
     )
     assert {letter["file"].split("/")[0] for letter in letters} == {topic}
+    assert all(letter["file"].count("/") == 2 for letter in letters)  # topic, partition, offset
 
 
 def test_a_producers_clock_may_be_ahead_a_little(refreshed, broker, topic):

@@ -48,6 +48,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     describe.add_argument(
         "--write-schema", metavar="FILE", help="also write the guessed schema to FILE, for editing"
     )
+    for name, meaning in (
+        ("label", "outcome to predict"),
+        ("timestamp", "time of the interaction"),
+        ("task", "key that the model adapts to"),
+    ):
+        describe.add_argument(
+            f"--{name}", metavar="COLUMN", help=f"the {meaning} (default: guessed)"
+        )
     add_text_arguments(describe)
     prepare = actions.add_parser(
         "prepare",
@@ -180,6 +188,9 @@ def _describe(arguments: argparse.Namespace) -> dict[str, Any]:
         schema=arguments.schema,
         write_schema=arguments.write_schema,
         text=text_format(arguments.delimiter, arguments.null_words),
+        label=arguments.label,
+        timestamp=arguments.timestamp,
+        task=arguments.task,
     )
 
 

@@ -96,6 +96,9 @@ def describe(
     schema: str | Path | None = None,
     write_schema: str | Path | None = None,
     text: TextFormat | None = None,
+    label: str | None = None,
+    timestamp: str | None = None,
+    task: str | None = None,
 ) -> dict[str, Any]:
     """Describes a data set.
 
@@ -105,6 +108,7 @@ def describe(
         schema: Schema of the file; guessed by default.
         write_schema: File for the guessed schema, as YAML.
         text: Format of text files, as far as it cannot be detected.
+        label, timestamp, task: Columns of the guessed schema that need not be guessed.
 
     Returns:
         A data card. For a file without `schema` it also has ``schema_yaml``, the guess, and its
@@ -116,8 +120,10 @@ def describe(
         LimamlError: Neither a file nor a built-in data set.
     """
     from tfrec_limaml.datasets import description
+    from tfrec_limaml.datasets.guess import Known
 
-    return description.describe(str(target), schema, write_schema, text)
+    known = Known(label=label, timestamp=timestamp, task=task)
+    return description.describe(str(target), schema, write_schema, text, known)
 
 
 def names() -> list[str]:

@@ -22,12 +22,13 @@ def describe(
     schema: str | Path | None,
     write_schema: str | Path | None,
     text: TextFormat | None = None,
+    known: guess.Known | None = None,
 ) -> dict[str, Any]:
     """See `tfrec_limaml.datasets.describe`."""
     path = Path(target)
     prepared = (path / SCHEMA_FILE).exists()
     if path.is_file() or (path.is_dir() and not prepared) or glob.has_magic(target):
-        return _files(path, schema, write_schema, text)
+        return _files(path, schema, write_schema, text, known)
     if schema is not None or write_schema is not None:
         raise LimamlError(
             f"--schema and --write-schema need a CSV or Parquet file; there is none at {target}"
@@ -54,6 +55,7 @@ def _files(
     schema: str | Path | None,
     write_schema: str | Path | None,
     text: TextFormat | None,
+    known: guess.Known | None,
 ) -> dict[str, Any]:
     if write_schema is not None and Path(write_schema).exists():
         raise LimamlError(
@@ -64,7 +66,7 @@ def _files(
     )
     table = user_files.read_table(path, text, needed=required_columns)
     frame = table.frame
-    guessed = guess.guess_schema(frame, path.stem) if schema is None else None
+    guessed = guess.guess_schema(frame, path.stem, known) if schema is None else None
     declared = Schema.load(str(schema)) if guessed is None else guessed.schema
     data, invalid = conform.conform(
         raw.RawData(

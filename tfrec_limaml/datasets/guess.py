@@ -15,7 +15,7 @@ from tfrec_limaml.datasets.column_shapes import (
     time_unit,
 )
 from tfrec_limaml.datasets.date_split import split_by_quantile
-from tfrec_limaml.datasets.guess_feature import guess_feature
+from tfrec_limaml.datasets.guess_feature import constant_within, guess_feature
 from tfrec_limaml.datasets.text_remarks import missing_words
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.schema import RESERVED_NAMES, Feature, Label, Schema
@@ -33,16 +33,37 @@ class Guess:
     checks: tuple[str, ...]
 
 
-def guess_schema(frame: pd.DataFrame, name: str) -> Guess:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Known:
+    """The columns that the user names; those that are None are guessed."""
+
+    label: str | None = None
+    timestamp: str | None = None
+    task: str | None = None
+
+    def check(self, frame: pd.DataFrame) -> None:
+        """Raises `SchemaError` for a column that the file does not have."""
+        for option, column in vars(self).items():
+            if column is not None and column not in frame.columns:
+                raise SchemaError(
+                    f"--{option} {column!r} is no column of the file; there are "
+                    f"{list(map(str, frame.columns))}"
+                )
+
+
+def guess_schema(frame: pd.DataFrame, name: str, known: Known | None = None) -> Guess:
     """Guesses label, timestamp, task key and the features' encodings.
 
     Args:
         frame: Interactions as read.
         name: Name of the schema.
+        known: Columns that need not be guessed; None to guess all.
 
     Raises:
         SchemaError: No column looks like a label, a time or a task key; the message says which.
     """
+    known = known or Known()
+    known.check(frame)
     nested = {str(c): kind for c in frame if (kind := nested_type(frame[c])) is not None}
     frame = frame.drop(columns=list(nested))
     if len(frame.columns) == 1:
@@ -50,13 +71,18 @@ def guess_schema(frame: pd.DataFrame, name: str) -> Guess:
             f"the file has one column only, {str(frame.columns[0])[:200]!r}; if another character "
             "separates its cells, pass it as --delimiter"
         )
-    label = _label(frame)
-    timestamp, unit = _timestamp(frame, label.name)
-    task = _task(frame, {label.name, timestamp})
+    label = _label(frame, known.label)
+    times = _times(frame, label.name, known.timestamp)
+    task = known.task or _task(frame, {label.name, *times})
+    # A time that is constant within tasks, such as a birthday, describes the task.
+    of_rows = [column for column in times if not constant_within(frame[column], frame[task])]
+    timestamp = (of_rows or list(times))[0]
+    unit = times.pop(timestamp)
+    others = f" Other times: {', '.join(times)}" if times else ""
     checks = [
         f"label: {label.name} ({label.kind}) - is this the outcome to predict?{_advice(label)}",
         f"timestamp: {timestamp} (unit {unit}) - the time of the interaction, known before its "
-        f"outcome?",
+        f"outcome?{others}",
         f"task key: {task} - adapt the model once per value?",
     ]
     checks += [
@@ -66,7 +92,7 @@ def guess_schema(frame: pd.DataFrame, name: str) -> Guess:
     checks += remarks
     if words := missing_words(frame):
         checks.append(words)
-    times, _ = columns.to_milliseconds(frame[timestamp], unit)
+    milliseconds, _ = columns.to_milliseconds(frame[timestamp], unit)
     schema = Schema(
         name=re.sub(r"\W+", "-", name).strip("-") or "own",
         label=label,
@@ -74,7 +100,7 @@ def guess_schema(frame: pd.DataFrame, name: str) -> Guess:
         timestamp_unit=unit,
         tasks={without_id(task): (task,)},
         features=tuple(features),
-        split=split_by_quantile(times.dropna()),
+        split=split_by_quantile(milliseconds.dropna()),
     )
     return Guess(schema, tuple(checks))
 
@@ -111,9 +137,11 @@ def identity(task: str) -> Feature:
     )
 
 
-def _label(frame: pd.DataFrame) -> Label:
+def _label(frame: pd.DataFrame, known: str | None) -> Label:
     numbers = {
-        str(c): columns.to_float32(frame[c])[0] for c in frame.columns if not is_vector(frame[c])
+        str(c): columns.to_float32(frame[c])[0]
+        for c in frame.columns
+        if not is_vector(frame[c]) and known in (None, c)
     }
     binary = [
         c
@@ -125,7 +153,8 @@ def _label(frame: pd.DataFrame) -> Label:
             if re.search(pattern, column.lower()):
                 return Label(name=column)
     for column, values in numbers.items():
-        if re.search(r"rating|score|stars", column.lower()) and values.notna().mean() > 0.9:
+        is_rating = known == column or re.search(r"rating|score|stars", column.lower())
+        if column not in binary and is_rating and values.notna().mean() > 0.9:
             return Label(
                 name=column,
                 kind="regression",
@@ -136,8 +165,8 @@ def _label(frame: pd.DataFrame) -> Label:
         return Label(name=binary[0])
     raise SchemaError(
         f"no column looks like a label (0 and 1, or true and false, or a column named rating, "
-        f"with at most a tenth of other or missing values) among {list(numbers)}; write the schema "
-        "by hand"
+        f"with at most a tenth of other or missing values) among {list(numbers)}; name it with "
+        "--label, or add such a column"
     )
 
 
@@ -150,16 +179,22 @@ def _advice(label: Label) -> str:
     )
 
 
-def _timestamp(frame: pd.DataFrame, label: str) -> tuple[str, str]:
+def _times(frame: pd.DataFrame, label: str, known: str | None) -> dict[str, str]:
+    """The units of the columns that may be the timestamp, best first."""
     names = [str(c) for c in frame.columns if c != label and not is_vector(frame[c])]
-    for column in sorted(names, key=lambda c: not is_time(c)):
-        unit = time_unit(frame[column])
-        if unit is not None and (unit == "iso" or is_time(column)):
-            return column, unit
-    raise SchemaError(
-        "no column looks like a time (seconds to nanoseconds since 1970, or ISO 8601 text) among "
-        f"{names}; write the schema by hand"
-    )
+    names = [column for column in names if known in (None, column)]
+    units = {c: time_unit(frame[c]) for c in sorted(names, key=lambda c: not is_time(c))}
+    times = {
+        column: unit
+        for column, unit in units.items()
+        if unit is not None and (unit == "iso" or is_time(column) or column == known)
+    }
+    if not times:
+        raise SchemaError(
+            "no column looks like a time (seconds to nanoseconds since 1970, or ISO 8601 text) "
+            f"among {names}; name it with --timestamp, or convert it to one of these forms"
+        )
+    return times
 
 
 def _task(frame: pd.DataFrame, excluded: set[str]) -> str:
@@ -176,5 +211,5 @@ def _task(frame: pd.DataFrame, excluded: set[str]) -> str:
                 return column
     raise SchemaError(
         "no column looks like a task key (named user_id, member_id, ..., with several values that "
-        f"occur in several rows) among {candidates}; write the schema by hand"
+        f"occur in several rows) among {candidates}; name it with --task"
     )

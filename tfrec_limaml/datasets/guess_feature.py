@@ -28,6 +28,8 @@ _DATE = r"(^|_)date$|^date"
 _TOO_GOOD = 0.95
 #: Numbers of distinct values up to which a category is one-hot, and above which it is hashed.
 _ONE_HOT_LIMIT, _VOCABULARY_LIMIT = 50, 20_000
+#: Minimum number of rows per value from which the mean label of a value is not chance.
+_ROWS_PER_VALUE = 20
 #: Share of distinct values above which a column identifies rows, and minimum number of rows for it.
 _UNIQUE, _ENOUGH_ROWS = 0.95, 100
 
@@ -46,12 +48,13 @@ def guess_feature(
     distinct = series.nunique()
     if distinct <= 1:
         return None, f"left out: {column} is constant"
-    role: Role = "meta" if _constant_within(series, frame[task]) else "other"
+    role: Role = "meta" if constant_within(series, frame[task]) else "other"
     if mark is not None:
         return _multi_valued(column, mark, role), ""
     numbers, counts = columns.to_float32(series)
     numeric = counts["unparsable"] == 0 and numbers.notna().any() and not _is_code(series)
-    remark = _outcome_remark(numbers, column, frame[label]) if numeric else ""
+    remark = _leak_remark(series, numbers if numeric else None, frame[label])
+    remark = remark or (_outcome_remark(column) if numeric else "")
     if remark := remark or _time_remark(series, column, numeric, role):
         return None, f"left out: {column} {remark}"
     if not numeric:
@@ -112,7 +115,7 @@ def _time_remark(series: pd.Series, column: str, numeric: bool, role: Role) -> s
     return ""
 
 
-def _constant_within(series: pd.Series, task: pd.Series) -> bool:
+def constant_within(series: pd.Series, task: pd.Series) -> bool:
     """Whether a column describes the task: it has one value in each task.
 
     A column with almost always the same value does not.
@@ -157,23 +160,56 @@ def _multi_valued(column: str, separator: str, role: Role) -> Feature:
     )
 
 
-def _ranking(values: pd.Series, label: pd.Series) -> float:
-    """AUC of a single column, the better of both directions; 0.5 if the label is not binary."""
-    valid = (values.notna() & label.notna()).to_numpy()
-    ranks = values[valid].astype("float64").rank().to_numpy()
-    positive = label[valid].to_numpy(dtype=np.float64) == 1.0
+def _area(values: np.ndarray, positive: np.ndarray) -> float:
+    """AUC of values against a mask, the better of both directions; 0.5 without both classes."""
     positives, negatives = int(positive.sum()), int((~positive).sum())
-    if not positives or not negatives or label.dropna().nunique() > 2:
+    if not positives or not negatives:
         return 0.5
+    ranks = pd.Series(values).rank().to_numpy()
     area = (ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives)
     return float(max(area, 1 - area))
 
 
-def _outcome_remark(numbers: pd.Series, column: str, label: pd.Series) -> str:
-    """Why a number seems to be known only after the event, or ""."""
-    rank = _ranking(numbers, columns.to_float32(label)[0])
+def _ranking(values: pd.Series, label: pd.Series) -> float:
+    """How well a column ranks the label, from 0.5 to 1: an AUC if one of them has two values.
+
+    Otherwise it follows from the rank correlation.
+    """
+    valid = (values.notna() & label.notna()).to_numpy()
+    x, y = values[valid].astype("float64").to_numpy(), label[valid].astype("float64").to_numpy()
+    if len(np.unique(y)) == 2:
+        return _area(x, y == y.max())
+    if len(np.unique(x)) == 2:
+        return _area(y, x == x.max())
+    if len(np.unique(x)) < 2 or len(np.unique(y)) < 2:
+        return 0.5
+    correlation = np.corrcoef(pd.Series(x).rank(), pd.Series(y).rank())[0, 1]
+    return float((1 + abs(correlation)) / 2)
+
+
+def _leak_remark(series: pd.Series, numbers: pd.Series | None, label: pd.Series) -> str:
+    """Why a column gives the label away, or "".
+
+    Text is examined by the mean label of each value if there are few values, and every column by
+    whether it has a value.
+    """
+    target = columns.to_float32(label)[0]
+    if numbers is None and series.nunique() <= len(series) / _ROWS_PER_VALUE:
+        numbers = series.map(target.groupby(series).mean()).astype("float64")
+    rank = 0.5 if numbers is None else _ranking(numbers, target)
     if rank > _TOO_GOOD:
         return f"alone ranks {label.name} with AUC {rank:.3f}; is it known only afterwards?"
+    rank = _ranking(series.notna().astype("float64"), target)
+    if rank > _TOO_GOOD:
+        return (
+            f"has a value only with certain values of {label.name} (AUC {rank:.3f}); is it known "
+            "only afterwards?"
+        )
+    return ""
+
+
+def _outcome_remark(column: str) -> str:
+    """Why a number is named like another outcome of the event, or ""."""
     if re.search(_OUTCOME_PARTS, column.lower()):
         return "looks like another outcome of the same event; add it if it is known beforehand"
     return ""

@@ -1,0 +1,74 @@
+"""The guessed schema: columns that the user names, leaks, and the choice of the timestamp."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tfrec_limaml import datasets
+from tfrec_limaml.errors import SchemaError
+
+N = 2000
+
+
+@pytest.fixture
+def log():
+    rng = np.random.default_rng(0)
+    user = rng.integers(0, 100, N)
+    return pd.DataFrame(
+        {
+            "who": [f"u{number}" for number in user],
+            "born": user * 86_400 * 50 + 100_000_000,
+            "when": 1_700_000_000 + np.arange(N) * 1200,
+            "price": rng.random(N).round(3),
+            "clicked": rng.integers(0, 2, N),
+            "Stars": rng.integers(1, 6, N),
+        }
+    )
+
+
+@pytest.fixture
+def describe(tmp_path):
+    def of(frame, **known):
+        frame.to_csv(tmp_path / "log.csv", index=False)
+        result = datasets.describe(tmp_path / "log.csv", **known)
+        return result["schema_yaml"], result["warnings"]
+
+    return of
+
+
+def test_columns_with_unusual_names_are_named_by_the_user(log, describe):
+    with pytest.raises(SchemaError, match="name it with --timestamp"):
+        describe(log)
+    with pytest.raises(SchemaError, match="name it with --task"):
+        describe(log, timestamp="when")
+    with pytest.raises(SchemaError, match="--label 'nope' is no column of the file; there are"):
+        describe(log, label="nope")
+    schema, _ = describe(log, timestamp="when", task="who")
+    assert "timestamp: when\n" in schema
+    assert "- who\n" in schema
+    schema, _ = describe(log, timestamp="when", task="who", label="Stars")
+    assert "name: Stars\n  kind: regression" in schema
+
+
+def test_columns_that_give_the_label_away_are_left_out_whatever_they_hold(log, describe):
+    leaks = {
+        "result": np.where(log.clicked == 1, "won", "lost"),
+        "basket": np.where(log.clicked == 1, log.price, np.nan),
+    }
+    _, remarks = describe(log.assign(**leaks), timestamp="when", task="who")
+    left_out = [remark for remark in remarks if remark.startswith("left out")]
+    assert any("result alone ranks clicked with AUC 1.000" in remark for remark in left_out)
+    assert any("basket has a value only with certain values" in remark for remark in left_out)
+    assert not any("price" in remark for remark in left_out)
+    copies = {"good": (log.Stars >= 4).astype(int), "doubled": 2.0 * log.Stars + log.price}
+    _, remarks = describe(log.assign(**copies), timestamp="when", task="who", label="Stars")
+    assert {"good", "doubled"} <= {r.split()[2] for r in remarks if "alone ranks Stars" in r}
+
+
+def test_a_time_that_belongs_to_the_task_is_not_the_timestamp(log, describe):
+    named = log.rename(columns={"who": "user_id", "born": "birth_time", "when": "order_time"})
+    schema, remarks = describe(named)
+    assert "timestamp: order_time\n" in schema
+    assert any("Other times: birth_time" in remark for remark in remarks)

@@ -149,16 +149,14 @@ class Manifest:
                 f"model version {self.model_version} adapts two definitions, {names}: {what}"
             )
 
-    def to_json(self) -> str:
-        """The content of the manifest's file."""
-        fields = dataclasses.asdict(self)
-        return json.dumps(fields, indent=2, sort_keys=True, default=float) + "\n"
-
     def write(self, version_directory: str | Path) -> Path:
         """Writes ``assets.extra/manifest.json`` to a SavedModel directory and returns its path."""
         path = Path(version_directory) / EXTRA_DIRECTORY / MANIFEST_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.to_json(), encoding="utf-8")
+        path.write_text(
+            json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, default=float) + "\n",
+            encoding="utf-8",
+        )
         return path
 
     @classmethod
@@ -169,15 +167,7 @@ class Manifest:
             VersionMismatchError: There is no manifest, or one that this version cannot read.
         """
         path = Path(version_directory) / EXTRA_DIRECTORY / MANIFEST_FILE
-        if not path.is_file():
-            raise VersionMismatchError(
-                f"no manifest at {path}: was this model exported by `limaml export`?"
-            )
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise VersionMismatchError(f"cannot read the manifest {path}: {error}") from error
-        return cls.from_json(text, path)
+        return cls.from_json(_text_of(path), path)
 
     @classmethod
     def from_json(cls, text: str, where: str | Path) -> Manifest:
@@ -186,16 +176,9 @@ class Manifest:
         Raises `VersionMismatchError` naming `where` if this version cannot read it.
         """
         try:
-            manifest = cls(**json.loads(text))
+            return cls(**json.loads(text))
         except (TypeError, ValueError, RecursionError) as error:
             raise VersionMismatchError(f"cannot read the manifest {where}: {error}") from error
-        object.__setattr__(manifest, "_text", text)  # another release may write it differently
-        return manifest
-
-    @property
-    def digest(self) -> str:
-        """Digest of the manifest's file, which identifies the export."""
-        return digest_of(getattr(self, "_text", "") or self.to_json())
 
     def check_schema(self, schema: Schema) -> None:
         """Raises `VersionMismatchError` unless `schema` is that of the model."""
@@ -236,3 +219,19 @@ def digest_of(text: str) -> str:
     A model that is exported again under the same number has another digest.
     """
     return hashlib.sha256(text.encode()).digest()[:16].hex()
+
+
+def read_digest(version_directory: str | Path) -> str:
+    """The digest of the manifest of a SavedModel directory; raises as `Manifest.read`."""
+    return digest_of(_text_of(Path(version_directory) / EXTRA_DIRECTORY / MANIFEST_FILE))
+
+
+def _text_of(path: Path) -> str:
+    if not path.is_file():
+        raise VersionMismatchError(
+            f"no manifest at {path}: was this model exported by `limaml export`?"
+        )
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise VersionMismatchError(f"cannot read the manifest {path}: {error}") from error

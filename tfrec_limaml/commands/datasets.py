@@ -48,14 +48,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     describe.add_argument(
         "--write-schema", metavar="FILE", help="also write the guessed schema to FILE, for editing"
     )
-    for name, meaning in (
-        ("label", "outcome to predict"),
-        ("timestamp", "time of the interaction"),
-        ("task", "key that the model adapts to"),
-    ):
-        describe.add_argument(
-            f"--{name}", metavar="COLUMN", help=f"the {meaning} (default: guessed)"
-        )
+    _add_known_columns(describe)
     add_text_arguments(describe)
     prepare = actions.add_parser(
         "prepare",
@@ -71,6 +64,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
             action="store_true",
             default=argparse.SUPPRESS,
             help="print the result as one JSON object on stdout",
+        )
+
+
+def _add_known_columns(describe: argparse.ArgumentParser) -> None:
+    for name, meaning in (
+        ("label", "outcome to predict"),
+        ("timestamp", "time of the interaction"),
+        ("task", "key that the model adapts to"),
+    ):
+        describe.add_argument(
+            f"--{name}", metavar="COLUMN", help=f"the {meaning} (default: guessed)"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -74,9 +75,7 @@ def guess_schema(frame: pd.DataFrame, name: str, known: Known | None = None) -> 
     label = _label(frame, known.label)
     times = _times(frame, label.name, known.timestamp)
     task = known.task or _task(frame, {label.name, *times})
-    # A time that is constant within tasks, such as a birthday, describes the task.
-    of_rows = [column for column in times if not constant_within(frame[column], frame[task])]
-    timestamp = (of_rows or list(times))[0]
+    timestamp = _best_time(frame, list(times), task)
     unit = times.pop(timestamp)
     others = f" Other times: {', '.join(times)}" if times else ""
     checks = [
@@ -195,6 +194,12 @@ def _times(frame: pd.DataFrame, label: str, known: str | None) -> dict[str, str]
             f"among {names}; name it with --timestamp, or convert it to one of these forms"
         )
     return times
+
+
+def _best_time(frame: pd.DataFrame, times: Sequence[str], task: str) -> str:
+    """The first time that differs within tasks: others, such as a birthday, describe the task."""
+    of_rows = [column for column in times if not constant_within(frame[column], frame[task])]
+    return (of_rows or times)[0]
 
 
 def _task(frame: pd.DataFrame, excluded: set[str]) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 import keras
 import numpy as np
@@ -131,7 +131,7 @@ class TaskLoops(FitsUnderStrategies):
                 "expected a tf.data.Dataset of task batches (see task_dataset), one batch of tasks "
                 f"or encoded rows by name, received {type(data).__name__}"
             )
-        if self.built and spec is not None and is_task_batch(spec):
+        if self.built and _describes_tensors(spec):
             check_task_batch(spec)
             self._check_features(spec["support"]["features"])
         if self.built or (isinstance(data, Mapping) and spec is None):
@@ -166,6 +166,14 @@ class TaskLoops(FitsUnderStrategies):
                 f"{'; '.join([*(f'no {name!r}' for name in missing), *other])}. Make the dataset "
                 "with the model's own encoder (model.encoder)"
             )
+
+
+def _describes_tensors(spec: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether this is a batch of tasks, or the specification of one that is not distributed."""
+    if not is_task_batch(spec):
+        return False
+    label = spec["support"].get("label")
+    return label is None or hasattr(label, "shape")
 
 
 def _refuse_weights(**arguments: Any) -> None:

@@ -31,7 +31,7 @@ from limaml_beam.build_tasks.kept_rows import KeptRows
 from limaml_beam.build_tasks.prepare import sources
 from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.generate_embeddings import tables
-from limaml_beam.generate_embeddings.artefacts import read_manifest, read_schema
+from limaml_beam.generate_embeddings.artefacts import manifest_digest, read_manifest, read_schema
 from limaml_beam.refresh.outputs import is_published
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, TIME
@@ -195,7 +195,7 @@ class Updater:
         current, plan = current_generation(store, version), read_plan(self._tasks)
         models = {g.identifier: g.model for g in store.generations(version)}
         is_next = plan.generation not in models and not is_published(work, plan.generation)
-        if models.get(current, "") not in ("", self._manifest.digest):
+        if models.get(current, "") not in ("", manifest_digest(self._adapter_path)):
             raise VersionMismatchError(
                 f"generation {current!r} was made by another model with the same version number, "
                 f"{version}, than {self._adapter_path}; run `limaml refresh` with this export"

@@ -45,7 +45,7 @@ def misfit(answer: Any, model: KnownVersion) -> str:
             f"model version {model.version} needs meta embeddings of width {model.embedding_dim}, "
             f"but {problem}: run `limaml embed`"
         )
-    if digest and digest != model.digest:
+    if digest and model.digest and digest != model.digest:
         return (
             f"the store's meta embeddings are those of another model with the same version number, "
             f"{model.version}: run `limaml embed` with this export, or number each model by "

@@ -18,7 +18,7 @@ import numpy as np
 from limaml_serving.client.columns import RowReader
 from limaml_serving.client.predict_request import RequestWriter
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
-from tfrec_limaml.manifest import Manifest, latest_version
+from tfrec_limaml.manifest import Manifest, latest_version, read_digest
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.schema.task_keys import joint_key_prefix
 
@@ -32,7 +32,7 @@ class KnownVersion:
         reader: Checks requests against its inputs and the columns of its task keys.
         writer: Writes requests to it.
         embedding_dim: Width ``D`` of its meta embeddings.
-        digest: Of its manifest.
+        digest: Of its manifest's file; empty if it was given without one.
     """
 
     version: int
@@ -42,7 +42,7 @@ class KnownVersion:
     digest: str
 
     @classmethod
-    def from_manifest(cls, manifest: Manifest) -> KnownVersion:
+    def from_manifest(cls, manifest: Manifest, digest: str) -> KnownVersion:
         """Reads a manifest."""
         schema = Schema.from_dict(manifest.schema)
         definitions = (manifest.task_definition, *manifest.further_definitions)
@@ -62,7 +62,7 @@ class KnownVersion:
                 manifest.outputs,
             ),
             embedding_dim=manifest.embedding_dim,
-            digest=manifest.digest,
+            digest=digest,
         )
 
 
@@ -82,17 +82,17 @@ class KnownVersions:
         self._base: Path | None = None
         self._known: dict[int, KnownVersion] = {}
         if isinstance(source, Manifest):
-            self._add(source)
+            self._add(source, "")
             return
         path = Path(source)
         if path.is_file():
-            self._add(Manifest.read(path.parent.parent))
+            self._read(path.parent.parent)
             return
         if path.name.isdigit() and not (path / "ranker").is_dir():
-            self._add(Manifest.read(path))
+            self._read(path)
             return
         self._base = path / "ranker" if (path / "ranker").is_dir() else path
-        self._add(Manifest.read(latest_version(self._base)))
+        self._read(latest_version(self._base))
 
     def get(self, version: int) -> KnownVersion | None:
         """The known version with this number, or None."""
@@ -108,7 +108,7 @@ class KnownVersions:
                     f"{manifest.model_version}: folders were renamed or "
                     "copied over each other; export again"
                 )
-            self._add(manifest)
+            self._add(manifest, read_digest(self._base / str(version)))
         return self._known.get(version)
 
     @property
@@ -116,8 +116,11 @@ class KnownVersions:
         """The highest version known."""
         return self._known[max(self._known)]
 
-    def _add(self, manifest: Manifest) -> None:
-        self._known[manifest.model_version] = KnownVersion.from_manifest(manifest)
+    def _read(self, folder: Path) -> None:
+        self._add(Manifest.read(folder), read_digest(folder))
+
+    def _add(self, manifest: Manifest, digest: str) -> None:
+        self._known[manifest.model_version] = KnownVersion.from_manifest(manifest, digest)
 
 
 class VersionLock:

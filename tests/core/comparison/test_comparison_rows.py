@@ -11,7 +11,7 @@ from toys import toy_schema, toy_statistics, write_description, write_split
 from tfrec_limaml.comparison.networks import in_order_of, scores
 from tfrec_limaml.comparison.rivals import Data
 from tfrec_limaml.comparison.rows import Rows, dense, read_rows, table
-from tfrec_limaml.diagnosis import diagnose
+from tfrec_limaml.diagnosis import scored_rows
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
@@ -72,7 +72,7 @@ def test_rows_of_weight_0_are_neither_in_the_table_nor_scored(tmp_path):
     model = build_model("vanilla", world.encoder, ModelOptions(global_units=(4,)))
     model.compile()
     assert len(scores(model, world, "test", adapted=False)) == len(world.test.label) == 3 * 4
-    scored = diagnose.score_rows(model, [*map(str, (tmp_path / "member").glob("test-*"))], [])
+    scored = scored_rows.score_rows(model, [*map(str, (tmp_path / "member").glob("test-*"))], [])
     assert np.bincount(scored.task, scored.query).tolist() == [4, 4, 4]
     assert len(scored.label) == 3 * 8
 

@@ -13,7 +13,7 @@ import pytest
 from limaml_serving import AsyncRanker, ServingError
 from limaml_serving.client.versions import KnownVersions, VersionLock
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
-from tfrec_limaml.manifest import Manifest
+from tfrec_limaml.manifest import read_digest
 from tfrec_limaml.store.base import LookUpResult
 
 
@@ -234,14 +234,15 @@ def test_embeddings_of_another_model_with_the_same_number_are_not_used(
     make_ranker, store, make_manifest, member, candidates, tmp_path, caplog
 ):
     caplog.set_level(logging.WARNING, logger="limaml_serving")
-    make_manifest(1).write(tmp_path)
-    manifest, get_many = Manifest.read(tmp_path), store.get_many
+    folder = tmp_path / "1"
+    make_manifest(1).write(folder)
+    get_many = store.get_many
 
     def ranker(digest, **settings):
         store.get_many = lambda *look_up: LookUpResult(*get_many(*look_up), model=digest)
-        return make_ranker(manifest=manifest, version=1, **settings)
+        return make_ranker(manifest=folder, version=1, **settings)
 
-    assert ranker(manifest.digest).rank(member, candidates).used_embedding.any()
+    assert ranker(read_digest(folder)).rank(member, candidates).used_embedding.any()
     other = ranker("another")
     for _ in range(3):
         assert not other.rank(member, candidates).used_embedding.any()

@@ -1,6 +1,9 @@
-"""Counts with their noun, for texts that people read."""
+"""Parts of texts that people read: counts with their noun, and the name that was meant."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 def counted(number: float, one: str, many: str | None = None, spec: str = "") -> str:
@@ -14,3 +17,12 @@ def counted(number: float, one: str, many: str | None = None, spec: str = "") ->
     """
     words = one if number == 1 else f"{one}s" if many is None else many
     return f"{number:{spec}} {words}"
+
+
+def closest(name: str, candidates: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"``, or a list of the candidates."""
+    names = list(candidates)
+    matches = difflib.get_close_matches(name, names, n=1) or [
+        c for c in names if c.lower() == name.lower()
+    ]
+    return f"; did you mean {matches[0]!r}?" if matches else f"; there are {sorted(names)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -23,7 +22,7 @@ from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema import arrow_keys
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.schema.task_keys import MAX_KEY_BYTES
-from tfrec_limaml.wording import counted
+from tfrec_limaml.wording import closest, counted
 
 
 def conform(raw: RawData) -> tuple[RawData, Invalid]:
@@ -127,15 +126,6 @@ def _check_columns(frame: pd.DataFrame, subject: str, names: Iterable[str]) -> N
             raise SchemaError(
                 f"{subject} has no column {name!r}{closest(name, map(str, frame.columns))}"
             )
-
-
-def closest(name: str, candidates: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"``, or a list of the candidates."""
-    names = list(candidates)
-    matches = difflib.get_close_matches(name, names, n=1) or [
-        c for c in names if c.lower() == name.lower()
-    ]
-    return f"; did you mean {matches[0]!r}?" if matches else f"; there are {sorted(names)}"
 
 
 def _drop_duplicates(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:

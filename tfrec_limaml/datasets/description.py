@@ -15,6 +15,7 @@ from tfrec_limaml.datasets.text_format import NULL_WORDS, TextFormat
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.folder import SCHEMA_FILE
+from tfrec_limaml.wording import closest
 
 
 def describe(
@@ -46,7 +47,7 @@ def describe(
         return {"name": target, **datasets[target].facts()}
     raise LimamlError(
         f"{target!r} is neither a file, nor a prepared folder, nor a built-in data "
-        f"set{conform.closest(target, datasets)}"
+        f"set{closest(target, datasets)}"
     )
 
 

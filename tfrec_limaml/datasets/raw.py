@@ -91,6 +91,8 @@ def with_id_feature(data: RawData) -> RawData:
 def check_output(output: str | Path, overwrite: bool) -> Path:
     """The output folder as a path; raises `LimamlError` if it exists and may not be replaced."""
     path = Path(output)
+    if path.is_dir() and not any(path.iterdir()):
+        return path
     if path.exists() and not overwrite:
         raise LimamlError(
             f"{path} exists already; choose another --output or replace it with --overwrite"

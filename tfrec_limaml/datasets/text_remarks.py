@@ -83,3 +83,14 @@ def _sample(series: pd.Series) -> pd.Series:
 
 def _shown(value: str) -> str:
     return repr(value if len(value) <= 40 else f"{value[:40]}...")
+
+
+def whole_floats(series: pd.Series) -> str:
+    """A remark on texts such as ``1.0``, which a missing value makes of whole numbers; or ""."""
+    texts = _sample(series)
+    if not is_text(series) or not len(texts) or not texts.str.fullmatch(r"\d+\.0").all():
+        return ""
+    return (
+        f"is text such as {texts.iloc[0]!r}, and so must be the keys of requests: write whole "
+        "numbers without '.0'"
+    )

@@ -30,7 +30,12 @@ def timestamp_column(series: pd.Series, schema: Schema) -> pd.Series:
         else f"a number of {schema.timestamp_unit}"
     )
     columns.require_some(
-        values, series, schema.timestamp, expected, "set `timestamp_unit` to what the column holds"
+        values,
+        series,
+        schema.timestamp,
+        expected,
+        "set `timestamp_unit` to s, ms, us, ns or iso, as the column holds; convert other forms, "
+        "such as 31/12/2024, to ISO 8601",
     )
     count = int(implausible(values.dropna().to_numpy("int64")).sum())
     if count > MAX_IMPLAUSIBLE * len(values):

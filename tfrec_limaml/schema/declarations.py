@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tfrec_limaml.errors import SchemaError
+from tfrec_limaml.wording import closest
 
 
 def names(value: Any, subject: str) -> tuple[str, ...]:
@@ -83,9 +84,7 @@ def build(cls: type, content: Mapping[str, Any], subject: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(map(str, set(mapping(content, subject)) - set(fields)))
     if unknown:
-        raise SchemaError(
-            f"{subject} has unknown fields {unknown}; known ones are {sorted(fields)}"
-        )
+        raise SchemaError(f"{subject} has unknown fields {unknown}{closest(unknown[0], fields)}")
     required_fields = [
         n
         for n, f in fields.items()

@@ -43,7 +43,12 @@ def encode_keys(keys: Sequence[str]) -> list[bytes]:
 
 
 def encode_look_up(keys: Sequence[str]) -> list[bytes]:
-    """UTF-8 of keys to look up; one that cannot be stored becomes a key that never exists."""
+    """UTF-8 of keys to look up; one that cannot be stored becomes a key that never exists.
+
+    Raises `StoreError` for keys that are no texts, or a single text.
+    """
+    if isinstance(keys, str):
+        raise StoreError(f"expected several task keys, received the text {keys!r}: pass [{keys!r}]")
     try:
         encoded = list(map(str.encode, keys))
         lengths = set(map(len, encoded))
@@ -51,6 +56,11 @@ def encode_look_up(keys: Sequence[str]) -> list[bytes]:
             return encoded
     except UnicodeEncodeError:
         pass  # checked one by one below
+    except TypeError as error:
+        raise StoreError(
+            "task keys are texts (tfrec_limaml.schema.task_keys.task_key makes them of values): "
+            f"{error}"
+        ) from error
     return [key.encode() if is_storable(key) else _UNSTORABLE for key in keys]
 
 

@@ -39,7 +39,7 @@ def check_free(output: str, overwrite: bool, marker: str, inputs: Iterable[str] 
             where a killed run may have removed it.
         inputs: Files and folders that the run reads; they must not be removed with the output.
     """
-    if not files.exists(output):
+    if not files.exists(output) or _is_empty_folder(output):
         return
     if not overwrite:
         raise LimamlError(f"{output} exists; give --overwrite to replace it, or another --output")
@@ -56,6 +56,11 @@ def check_free(output: str, overwrite: bool, marker: str, inputs: Iterable[str] 
             f"{output} is not the output of an earlier run (no {marker} in it), so --overwrite "
             "does not replace it: give another --output, or remove it yourself"
         )
+
+
+def _is_empty_folder(output: str) -> bool:
+    path = Path(output)
+    return files.is_local(output) and path.is_dir() and not any(path.iterdir())
 
 
 def staging_of(output: str) -> str:

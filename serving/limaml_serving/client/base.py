@@ -13,6 +13,7 @@ from limaml_serving.client.look_up import LookUps
 from limaml_serving.client.protocol import OnVersionMismatch, RankingProtocol, Signature
 from limaml_serving.client.versions import KnownVersions, VersionLock
 from limaml_serving.errors import ServingError
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.store.base import EmbeddingStore
 from tfrec_limaml.wording import counted
@@ -44,6 +45,8 @@ class RankerBase:
         tls: Tls | None = None,
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
+        if not isinstance(target, str) or not target:
+            raise LimamlError(f"target must be HOST:PORT, received {target!r}")
         self._target = target
         self._closed = False
         self._look_ups = LookUps(store)

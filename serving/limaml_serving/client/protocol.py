@@ -81,8 +81,8 @@ class RankingProtocol:
                 "on_version_mismatch must be 'unadapted' or 'raise', received "
                 f"{on_version_mismatch!r}"
             )
-        if not 0 < timeout < math.inf:
-            raise LimamlError(f"timeout must be a positive number of seconds, received {timeout}")
+        if not _is_positive(timeout):
+            raise LimamlError(f"timeout must be a positive number of seconds, received {timeout!r}")
         self.counters = Counters()
         self._known = known
         self._model = model_name
@@ -263,6 +263,10 @@ class RankingProtocol:
     def _failure(self, error: Any) -> ServingError:
         code: str = error.code().name
         return ServingError(f"model server, {self._model}: {code}: {error.details()}", code)
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and 0 < float(value) < math.inf
 
 
 def _numbered(model: KnownVersion, request: Request, index: int | None) -> Rows:

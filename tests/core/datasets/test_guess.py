@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from tfrec_limaml import datasets
+from tfrec_limaml.datasets.text_remarks import whole_floats
 from tfrec_limaml.errors import SchemaError
 
 N = 2000
@@ -72,3 +73,9 @@ def test_a_time_that_belongs_to_the_task_is_not_the_timestamp(log, describe):
     schema, remarks = describe(named)
     assert "timestamp: order_time\n" in schema
     assert any("Other times: birth_time" in remark for remark in remarks)
+
+
+def test_keys_that_look_like_fractions_are_remarked():
+    assert "is text such as '7.0', and so must be" in whole_floats(pd.Series(["7.0", None, "12.0"]))
+    for others in (["7.0", "x"], [7.0, 8.0], ["7", "8"], [None]):
+        assert whole_floats(pd.Series(others)) == ""

@@ -96,7 +96,8 @@ def test_an_inconsistent_schema_is_refused_by_value(changes, said):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"colour": 1}, r"schema has unknown fields \['colour'\]; known ones are"),
+        ({"colour": 1}, r"schema has unknown fields \['colour'\]; there are"),
+        ({"timestmp": "t"}, r"unknown fields \['timestmp'\]; did you mean 'timestamp'\?"),
         ({"features": [{"name": "age", "rol": "meta"}]}, r"feature has unknown fields \['rol'\]"),
         ({"features": ["age"]}, "each of features must be a mapping, received 'age'"),
         ({"features": None}, "features must be a list of mappings, received None"),

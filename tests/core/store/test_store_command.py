@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tfrec_limaml.commands import store as command
-from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.errors import LimamlError, StoreError
 
 
 @pytest.fixture
@@ -129,3 +129,12 @@ def test_a_key_is_looked_up_in_the_current_generation_only(store, limaml_store):
     assert limaml_store("show", "--key", "a")[0]["key"]["embedding"] == [2, 2]
     with pytest.raises(LimamlError, match="--key looks up the current generation; leave out"):
         limaml_store("show", "--key", "a", "--generation", "g1")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"), [("a", r"received the text 'a': pass \['a'\]"), ([7], "task keys are texts")]
+)
+def test_keys_that_are_no_list_of_texts_are_refused(store, keys, said):
+    write(store, "g1", 1)
+    with pytest.raises(StoreError, match=said):
+        store.get_many(keys, 1)

@@ -1,6 +1,4 @@
-"""The blocking client against a scripted server that parses requests with TensorFlow's own
-protos.
-"""
+"""The blocking client against a scripted server, which reads requests with TensorFlow's protos."""
 
 from __future__ import annotations
 
@@ -273,6 +271,8 @@ def test_a_faulty_request_among_many_is_named_by_position(make_ranker, member, c
         ({"retries": "2"}, r"retries must lie in 0\.\.4 .*received '2'"),
         ({"signature": "serve_examples"}, "signature must be 'rank' or 'serving_default'"),
         ({"on_version_mismatch": "ignore"}, "on_version_mismatch must be"),
+        ({"timeout": "1"}, "timeout must be a positive number of seconds, received '1'"),
+        ({"target": None}, "target must be HOST:PORT, received None"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(make_ranker, change, message):

@@ -165,11 +165,11 @@ def run(lines: list[doctest.Example], names: dict[str, Any]) -> None:
 
 
 def dotted_names() -> set[str]:
-    """What docstrings and pages name with its package: modules, classes, functions, attributes."""
+    """What docstrings, pages and the API reference name with its package."""
     packages = (ROOT / "tfrec_limaml", ROOT / "beam", ROOT / "serving")
     files = [*PAGES, *(path for package in packages for path in package.rglob("*.py"))]
-    pattern = rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)"
-    return {name for file in files for name in re.findall(pattern, file.read_text("utf-8"))}
+    pattern = rf"(?:`|^::: )((?:{'|'.join(PACKAGES)})(?:\.\w+)+)"
+    return {name for file in files for name in re.findall(pattern, file.read_text("utf-8"), re.M)}
 
 
 def is_there(dotted: str) -> bool:

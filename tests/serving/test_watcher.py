@@ -136,3 +136,14 @@ def test_a_missing_directory_is_no_exception(tmp_path, name):
         version.load(tmp_path)
         assert version.state == END
         assert "gone" in version.error
+
+
+def test_a_broken_version_and_a_missing_folder_are_counted(serve, connect, base, tmp_path):
+    shutil.copytree(base, tmp_path / "models")
+    server = serve({"m": tmp_path / "models"}, poll_seconds=0.05)
+    assert sample(server, "check_errors_total") == 0
+    (tmp_path / "models" / "7").mkdir()
+    (tmp_path / "models" / "7" / "saved_model.pb").write_bytes(b"cut")
+    wait_for(lambda: sample(server, "check_errors_total") == 1)  # once, until its files change
+    (tmp_path / "models").rename(tmp_path / "moved")
+    wait_for(lambda: sample(server, "check_errors_total") > 4)

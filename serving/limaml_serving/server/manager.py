@@ -40,7 +40,8 @@ class ModelManager:
         models: Settings by name.
         poll_seconds: Time between two checks of the disk.
         on_change: Called after each check.
-        on_fault: Called after a check that failed unexpectedly.
+        on_fault: Called for each folder that cannot be read, version that cannot be loaded, and
+            check that failed otherwise.
 
     Attributes:
         last_check: Time of the last check of the disk without an error (Unix time); 0 before.

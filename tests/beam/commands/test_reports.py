@@ -106,6 +106,19 @@ def test_a_metrics_file_that_nobody_would_read_is_refused(raw, tmp_path, monkeyp
     assert f"received {name}" in capsys.readouterr().err
 
 
+def test_a_metrics_file_that_cannot_be_written_is_refused_before_the_run(
+    raw, tmp_path, monkeypatch, capsys
+):
+    def refuse(**place):
+        raise PermissionError(1, "Operation not permitted", str(place["dir"]))
+
+    monkeypatch.setattr("limaml_beam.io.metrics_file.tempfile.NamedTemporaryFile", refuse)
+    output, metrics = tmp_path / "tasks", str(tmp_path / "x.prom")
+    assert main(["prepare", str(raw), "--output", str(output), "--metrics-file", metrics]) == 2
+    assert "cannot write the metrics" in capsys.readouterr().err
+    assert not output.exists()
+
+
 @pytest.mark.parametrize(
     ("report", "reason"), [("", "it is a folder"), ("file/r.json", "file is not a folder that may")]
 )

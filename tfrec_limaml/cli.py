@@ -16,6 +16,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
@@ -128,10 +129,12 @@ class TerminatedError(KeyboardInterrupt):
     """The process has received SIGTERM: it ends like an interrupted one."""
 
 
-def _end_on_sigterm() -> None:
-    """Lets SIGTERM raise `TerminatedError`, so that reports are written and files are removed.
+@contextlib.contextmanager
+def _sigterm_as_error() -> Iterator[None]:
+    """A context in which SIGTERM raises `TerminatedError`.
 
-    A process that was forked from this one ends at once.
+    Reports are then written and temporary files removed. A process that is forked inside ends at
+    once. A handler of the caller stays.
     """
     process = os.getpid()
 
@@ -140,9 +143,15 @@ def _end_on_sigterm() -> None:
             os._exit(128 + number)
         raise TerminatedError("terminated")
 
-    with contextlib.suppress(ValueError):  # not the main thread
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, end)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,12 +160,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     The codes: 0 done, 1 done with a negative result, 2 bad arguments or input, 130 interrupted,
     143 terminated, 141 the reader of the output has closed the pipe.
     """
-    _end_on_sigterm()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     _open_standard_streams()
     try:
         try:
-            return _run(list(sys.argv[1:] if argv is None else argv))
+            with _sigterm_as_error():
+                return _run(list(sys.argv[1:] if argv is None else argv))
         finally:
             # If this failed when the interpreter ends, Python would print a message of its own.
             sys.stdout.flush()
@@ -168,9 +177,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _REMEDIES:
             raise
+        denied = error.errno in (errno.EACCES, errno.EPERM)  # reading, perhaps
         print(
-            f"limaml: error: cannot write: {error}; {_REMEDIES[error.errno]} and run the command "
-            "again",
+            f"limaml: error: {'' if denied else 'cannot write: '}{error}; "
+            f"{_REMEDIES[error.errno]} and run the command again",
             file=sys.stderr,
         )
         _drop_output()

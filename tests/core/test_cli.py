@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -248,3 +249,17 @@ def test_results_without_a_value_are_null(monkeypatch, capsys):
     monkeypatch.setattr(cli, "_load", lambda entry: command)
     assert cli.main(["double", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"auc": None, "list": [None, 1.0]}
+
+
+def test_the_handler_of_sigterm_is_the_callers_again_after_a_command(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        cli, "_run", lambda arguments: seen.append(signal.getsignal(signal.SIGTERM))
+    )
+    former = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        cli.main([])
+        assert callable(seen[0])
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, former)

@@ -291,6 +291,6 @@ def _at_least(options: Any, bounds: Mapping[str, float]) -> None:
         value = getattr(options, name)
         if value is not None and not bound <= value < math.inf:
             raise LimamlError(f"{name} must be at least {bound}, received {value}")
-        kind = type(options).__dataclass_fields__[name].type
-        if value is not None and "float" not in kind and int(value) != value:
+        annotation = str(type(options).__dataclass_fields__[name].type)  # "int | None", for example
+        if value is not None and "float" not in annotation and int(value) != value:
             raise LimamlError(f"{name} must be a whole number, received {value}")

@@ -169,7 +169,7 @@ def _checks_of_shares(
 
 
 def usual_age(reference: Mapping[str, Any]) -> float:
-    """The least age of the newest row of all runs in a row that were published.
+    """The least age of the newest row, of the published run and all published runs before it.
 
     Compared with the last run alone, an input that stands still would only ever be a little older.
     """

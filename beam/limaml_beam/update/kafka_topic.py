@@ -13,8 +13,8 @@ from limaml_beam.update.patience import Tell
 from tfrec_limaml.errors import LimamlError
 
 _POLL_SECONDS, _ANSWER_SECONDS = 0.5, 10.0
-#: Each kind of error of the broker is told once in this time; the library repeats it all the time.
-_TELL_SECONDS = 60.0
+#: Each kind of error of the broker is reported once in this time; the library repeats it all along.
+_REPORT_SECONDS = 60.0
 
 
 class Topic:
@@ -32,7 +32,7 @@ class Topic:
     def __init__(self, settings: KafkaStream, tell: Tell) -> None:
         self._kafka = _client_library()
         self._settings, self._tell = settings, tell
-        self._told: dict[int, float] = {}  # by the error's code
+        self._reported: dict[int, float] = {}  # by the error's code
         self._pending: list[tuple[Message, int, int]] = []
         self._waiting = self._closing = False
         self._commits = 0  # not answered by the broker yet
@@ -144,8 +144,8 @@ class Topic:
 
     def _report_error(self, error: Any) -> None:
         now = time.monotonic()
-        if now - self._told.get(error.code(), -_TELL_SECONDS) >= _TELL_SECONDS:
-            self._told[error.code()] = now
+        if now - self._reported.get(error.code(), -_REPORT_SECONDS) >= _REPORT_SECONDS:
+            self._reported[error.code()] = now
             self._tell({"broker": str(error)})
         if not self._closing and error.code() in (
             self._kafka.KafkaError._AUTHENTICATION,

@@ -29,14 +29,14 @@ def keys_of(rows: Sequence[Rows]) -> tuple[str, ...]:
     return cast("tuple[str, ...]", tuple(distinct))
 
 
-def wrong_size(answer: Any, keys: Sequence[str]) -> str:
+def size_problem(answer: Any, keys: Sequence[str]) -> str:
     """What is wrong with the size of a look-up's answer; empty if nothing is."""
     if answer[0].ndim == 2 and len(answer[0]) == len(keys) == len(answer[1]):
         return ""
     return f"it answered {len(answer[0])} vectors and {len(answer[1])} flags for {len(keys)} keys"
 
 
-def misfit(answer: Any, model: KnownVersion) -> str:
+def model_problem(answer: Any, model: KnownVersion) -> str:
     """Why the embeddings of a look-up are not those of the model; empty if they are."""
     width, digest = answer[0].shape[1], getattr(answer, "model", "")
     if width != model.embedding_dim:

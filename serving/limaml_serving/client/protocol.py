@@ -24,9 +24,9 @@ from limaml_serving.client.counters import Counters
 from limaml_serving.client.embeddings import (
     check_answer,
     keys_of,
-    misfit,
+    model_problem,
+    size_problem,
     split_by_request,
-    wrong_size,
 )
 from limaml_serving.client.predict_request import read_output
 from limaml_serving.client.steps import (
@@ -206,9 +206,9 @@ class RankingProtocol:
                 slow = f"no answer within {limit:.3g} seconds, half of the time left"
                 self._faults.failed(str(error) or slow)
             else:
-                if reason := wrong_size(answer, keys):
+                if reason := size_problem(answer, keys):
                     self._faults.failed(reason)
-                elif reason := misfit(answer, model):
+                elif reason := model_problem(answer, model):
                     self._faults.mismatch(reason)
                 else:
                     matrix, found, damaged = check_answer(answer)

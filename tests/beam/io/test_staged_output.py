@@ -36,3 +36,17 @@ def test_an_output_that_holds_an_input_is_not_replaced(tmp_path):
         with pytest.raises(LimamlError, match=f"tasks/ holds the input {path}"):
             staged_output.check_free(f"{output}/", True, "report.json", [path])
     staged_output.check_free(str(output), True, "report.json", [f"{output}-raw/rows.parquet"])
+
+
+def test_a_file_is_hidden_until_it_replaces_the_former_one_in_one_step(tmp_path, monkeypatch):
+    path = tmp_path / "train-0.tfrecord"
+    path.write_bytes(b"former")
+    monkeypatch.setattr(staged_output.FileSystems, "delete", None)  # nothing may be missing between
+    with staged_output.staged_file(str(path)) as file:
+        file.write(b"new")
+        assert path.read_bytes() == b"former"
+        (incomplete,) = [each for each in tmp_path.iterdir() if each != path]
+        assert incomplete.name.startswith(".train-0")
+        assert staged_output.is_incomplete(str(incomplete))
+    assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"new"]
+    assert not staged_output.is_incomplete(str(path))

@@ -8,6 +8,7 @@ from update_world import ROWS, after
 
 from limaml_beam.update import job
 from limaml_beam.update.state import state_folder
+from tfrec_limaml.manifest import read_digest
 from tfrec_limaml.store import open_store
 from tfrec_limaml.store.lmdb_store import LmdbStore
 
@@ -100,3 +101,13 @@ def test_an_input_that_stands_still_is_refused_however_often_it_is_refreshed(ref
     for days, code in ((1.6, 0), (2.2, 2), (2.2, 2)):
         assert refreshed.refresh("--window-end", after(days)) == code
     assert refreshed.refresh("--window-end", after(2.2), "--max-age-increase-days", "2") == 0
+
+
+def test_a_generation_of_another_model_with_the_same_number_is_not_updated(refreshed, capsys):
+    store, adapter = open_store(refreshed.store), refreshed.export / "adapter" / "7"
+    assert store.current(7).model == read_digest(adapter)
+    with store.new_generation(7, 3, "zz", "another") as writer:
+        writer.put(["u3"], np.zeros((1, 3), np.float32))
+        writer.publish(1)
+    assert refreshed.update(refreshed.write([("u3", 5.0, 1)], "a.parquet")) == 2
+    assert "was made by another model with the same version number, 7" in capsys.readouterr().err

@@ -175,3 +175,12 @@ def calls_of(model: Functional) -> list[Call]:  # type: ignore[valid-type]
         for node in by_depth[depth]
         if not internal(keras, node, "is_input")
     ]
+
+
+def ends_in_sigmoid(model: Functional) -> bool:  # type: ignore[valid-type]
+    """Whether a functional model's output is the result of a sigmoid."""
+    output = id(model.outputs[0])  # type: ignore[attr-defined]
+    (call,) = (c for c in calls_of(model) if output in map(id, c.outputs))
+    operation = internal(keras, call.node, "operation")
+    activation = getattr(operation, "activation", None)
+    return activation is keras.activations.sigmoid or type(operation).__name__ == "Sigmoid"

@@ -65,7 +65,8 @@ class FeatureEmbeddings(keras.layers.Layer):
             )
         self.tables = {
             name: self.add_weight(
-                name=f"{name}_embedding",
+                # A column's name may have a slash, a variable's may not.
+                name=f"{name}_embedding".replace("/", "_"),
                 shape=size,
                 initializer=self.embeddings_initializer.clone(),
                 regularizer=self.embeddings_regularizer,

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfrec_limaml.blocks.base import GlobalBlock
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import Features
-from tfrec_limaml.keras_internals import Call, calls_of
+from tfrec_limaml.keras_internals import Call, calls_of, ends_in_sigmoid
 from tfrec_limaml.manifest import META_EMBEDDING
 
 
@@ -53,6 +53,11 @@ class FunctionalGlobalBlock(GlobalBlock):
             raise LimamlError(
                 "model must have one output of shape [N, 1] or [N], a logit, received "
                 f"{[t.shape for t in model.outputs]}"
+            )
+        if ends_in_sigmoid(model):
+            raise LimamlError(
+                "model must end in a logit, received one that ends in a sigmoid; leave the sigmoid "
+                "out: loss and predictions apply it"
             )
         super().__init__(**kwargs)
         self.model = model

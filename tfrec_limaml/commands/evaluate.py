@@ -46,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="test",
         help="rows to score (default: %(default)s)",
     )
-    parser.add_argument("--task", help="task definition (default: the schema's first)")
+    parser.add_argument(
+        "--task",
+        help="task definition to score (default: the one that the models were trained for)",
+    )
     parser.add_argument(
         "--batch-size",
         type=int,
@@ -70,44 +73,53 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Runs ``limaml evaluate``, writes ``evaluation.json`` and returns its contents."""
     path = args.run / "evaluation.json"
     _check_arguments(args, path)
-    models = sorted(args.run.glob("*.keras"), key=lambda p: (p.stem != "vanilla", p.stem))
-    if not models:
-        raise LimamlError(f"no model in {args.run}; run `limaml train` first")
+    models = _models(args.run)
     import_tensorflow()
     import keras
     from tqdm import tqdm
 
     import tfrec_limaml.models  # noqa: F401  registers the classes
-    from tfrec_limaml.evaluation import bayes_auc, task_keys
+    from tfrec_limaml.evaluation import bayes_auc
     from tfrec_limaml.tasks.input_pipeline import task_dataset
     from tfrec_limaml.training.recipes import configure_tensorflow, load_encoder, split_pattern
 
     configure_tensorflow()
     schema = load_encoder(args.tasks).schema
-    pattern = split_pattern(args.tasks, args.task, args.split, schema)
-    train_files = glob.glob(split_pattern(args.tasks, args.task, "train", schema))
-    options = {"trained_keys": task_keys(sorted(train_files)), "dormant_days": args.dormant_days}
+    options: dict[str, Any] = {"dormant_days": args.dormant_days}
     results: list[dict[str, Any]] = []
     rows: dict[str, Any] = {}
+    first: str | None = None
     bar = {"desc": "evaluate", "unit": "model", "file": sys.stderr, "disable": None}
     with tqdm(total=len(models), **bar) as progress:
         for file in models:
             model = keras.saving.load_model(file)
-            _check(model, schema, args.task, file)
+            definition = _definition(model, schema, args.task, file)
+            _refuse_other(definition, first, file)
+            if first is None:
+                options["trained_keys"] = _trained_keys(args.tasks, definition, schema)
+            first = definition
             dataset = task_dataset(
-                pattern,
+                split_pattern(args.tasks, definition, args.split, schema),
                 model.encoder,
                 args.batch_size,
                 with_keys=True,
                 in_order=False,
                 by_rows=True,
-                side=_side(model, args),
+                side=_side(model, args, definition),
             )
             rows = _evaluate(file.stem, model, dataset, options, results)
             progress.update()
     result = without_nan(_summary(args.split, models[0].stem, results, bayes_auc(rows)))
     staging.write_text(path, json.dumps(result, indent=1) + "\n")
     return result
+
+
+def _models(run: Path) -> list[Path]:
+    """The files of the run's models, vanilla first."""
+    models = sorted(run.glob("*.keras"), key=lambda p: (p.stem != "vanilla", p.stem))
+    if not models:
+        raise LimamlError(f"no model in {run}; run `limaml train` first")
+    return models
 
 
 def _check_arguments(args: argparse.Namespace, path: Path) -> None:
@@ -202,7 +214,7 @@ def _measured(rows: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         return measure(rows, **options)
 
 
-def _side(model: Any, args: argparse.Namespace) -> Any:
+def _side(model: Any, args: argparse.Namespace, definition: str) -> Any:
     """The evaluated side of a model of two definitions; None for other models.
 
     Computes the model's table as the embedding job would.
@@ -213,28 +225,52 @@ def _side(model: Any, args: argparse.Namespace) -> Any:
     if not isinstance(model, JointLiMAML):
         return None
     sides = fill_table(model, args.tasks, "recent" if args.split == "test" else "train")
-    definition = args.task or model.encoder.schema.default_task
     return sides.pair[sides.definitions.index(definition)]
 
 
-def _check(model: Any, schema: Any, task: str | None, file: Path) -> None:
+def _definition(model: Any, schema: Any, task: str | None, file: Path) -> str:
+    """The task definition to score: that of `task`, or the one that the model was trained for.
+
+    Raises `LimamlError` if the model does not fit the schema, or cannot adapt tasks of `task`.
+    """
     if model.encoder is None or model.encoder.schema.fingerprint() != schema.fingerprint():
         raise LimamlError(
             f"{file} was trained with another schema than that of the task records; prepare or "
             "train again"
         )
-    trained_definition = model.encoder.task or schema.default_task
+    trained_definition: str = model.encoder.task or schema.default_task
+    definition = task or trained_definition
     joint = getattr(model.meta_block, "joint_definitions", ())
-    if joint and (task or schema.default_task) not in (trained_definition, *joint):
+    if joint and definition not in (trained_definition, *joint):
         raise LimamlError(
             f"{file} adapts {[trained_definition, *joint]}; pass --task with one of them, not "
-            f"{task or schema.default_task}"
+            f"{definition}"
         )
-    if model.encoder.nested and trained_definition != (task or schema.default_task):
+    if model.encoder.nested and trained_definition != definition:
         raise LimamlError(
-            f"{file} adapts to subtasks of {trained_definition!r} tasks; pass --task "
-            f"{trained_definition}, not {task or schema.default_task}"
+            f"{file} adapts to subtasks of {trained_definition!r} tasks; leave out --task, or pass "
+            f"{trained_definition}, not {definition}"
         )
+    return definition
+
+
+def _refuse_other(definition: str, first: str | None, file: Path) -> None:
+    """Raises `LimamlError` if a model's definition is not that of the first model: their scores
+    cannot be compared.
+    """
+    if first not in (None, definition):
+        raise LimamlError(
+            f"{file} was trained for tasks of {definition!r}, the models before it for tasks of "
+            f"{first!r}; pass --task with the definition to score"
+        )
+
+
+def _trained_keys(tasks: Path, definition: str, schema: Any) -> Any:
+    """Keys of the tasks that training has seen."""
+    from tfrec_limaml.evaluation import task_keys
+    from tfrec_limaml.training.recipes import split_pattern
+
+    return task_keys(sorted(glob.glob(split_pattern(tasks, definition, "train", schema))))
 
 
 COMMAND = Command(

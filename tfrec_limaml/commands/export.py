@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="positive integer (default: the highest in EXPORT plus one)",
     )
     parser.add_argument(
-        "--task", help="task definition that embeddings are keyed by (default: the schema's first)"
+        "--task",
+        help="task definition that embeddings are keyed by (default: the one of the training)",
     )
     parser.add_argument(
         "--fine-tune-steps",
@@ -68,17 +69,25 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import tfrec_limaml.models  # noqa: F401  registers the classes
     from tfrec_limaml.export.savedmodels import export_for_serving
 
+    if args.fine_tune_steps is not None and args.fine_tune_steps < 0:
+        raise LimamlError(f"--fine-tune-steps must be at least 0, received {args.fine_tune_steps}")
     model = keras.saving.load_model(path)
+    evaluated = _settings(model)
     if args.fine_tune_steps is not None:
         model.fine_tune_steps = args.fine_tune_steps
     if args.pooling is not None:
+        if model.meta_block.stores_offset:
+            raise LimamlError(
+                f"--pooling combines the embeddings of a task's samples, but the meta block of "
+                f"{path} stores one offset per task; leave it out"
+            )
         model.pooling = args.pooling
     manifest = export_for_serving(
         model,
         args.output,
         model_version=args.model_version,
         task_definition=args.task,
-        metrics=_metrics(path),
+        metrics=_metrics(path) if _settings(model) == evaluated else {},
     )
     version = str(manifest.model_version)
     return {
@@ -88,6 +97,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "embedding_dim": manifest.embedding_dim,
         "schema_fingerprint": manifest.schema_fingerprint,
     }
+
+
+def _settings(model: Any) -> tuple[int, str]:
+    """What `limaml evaluate` measured, and the options of this command change."""
+    return model.fine_tune_steps, model.pooling
 
 
 def _metrics(model: Path) -> dict[str, Any]:

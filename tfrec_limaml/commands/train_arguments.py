@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tfrec_limaml.choices import ADAPTATIONS, PRIORS, SUPPORT_REDUCTIONS
+from tfrec_limaml.commands.train_checks import check_read
 from tfrec_limaml.commands.train_values import adder, fraction, widths
-from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.training.options import (
     ALGORITHMS,
     GLOBAL_BLOCK_NAMES,
@@ -18,12 +18,6 @@ from tfrec_limaml.training.options import (
     TrainOptions,
     recipe,
 )
-
-#: Options that only one kind of adaptation reads.
-_OF_GRADIENT_STEPS = frozenset(
-    ("inner_learning_rate", "first_order", "second_order_steps", "learn_inner_rates")
-)
-_OF_THE_CLOSED_FORM = frozenset(("prior_precision",))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -149,7 +143,13 @@ def _add_training(group: Any) -> None:
         help="share of a training task's samples that form the support set: a number, or LOW-HIGH "
         "to draw a new one in each epoch",
     )
-    add("--max-samples", type=int, help="most recent support samples per task (default: all)")
+    add(
+        "--max-samples",
+        type=int,
+        help="most recent support samples per task, "
+        "in training only; limit the histories of embeddings with `limaml prepare --max-samples` "
+        "(default: all)",
+    )
     add("--seed", type=int, help="seed of weights, dropout, order and splits of tasks")
 
 
@@ -261,26 +261,5 @@ def options_from(args: argparse.Namespace) -> TrainOptions:
         if name in fields - {"task"} and value is not None
     }
     options = recipe(args.recipe).replace(**values)
-    _check_read(options, set(values))
+    check_read(options, set(values))
     return options
-
-
-def _check_read(options: TrainOptions, given: set[str]) -> None:
-    """Refuses options of the command line that the chosen adaptation does not read."""
-    model = options.model
-    if "sweeps" in given and model.joint_task is None:
-        raise LimamlError("--sweeps needs --joint-task; pass both, or leave it out")
-    if options.algorithm != "limaml":  # a reference may be trained with the options of LiMAML
-        return
-    closed_form = model.chosen_adaptation == "gauss-newton"
-    if unread := given & (_OF_GRADIENT_STEPS if closed_form else _OF_THE_CLOSED_FORM):
-        used, remedy = (
-            ("the closed form", "pass --adaptation gradient or another --meta-block")
-            if closed_form
-            else ("gradient steps", "adapt the meta block 'offset' in closed form")
-        )
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unread))
-        raise LimamlError(
-            f"tasks are adapted by {used}, which do{'es' if closed_form else ''} not read {names}: "
-            f"leave {'it' if len(unread) == 1 else 'them'} out, or {remedy}"
-        )

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tfrec_limaml.errors import LimamlError
+
 Array = npt.NDArray[Any]
 
 Z_95 = 1.96
@@ -218,7 +220,12 @@ def _clustered_variance(positive: Array, deviation: Array, cluster: Array | None
 
 
 def _midranks(values: Array) -> Array:
-    """1-based ranks, ties averaged."""
+    """1-based ranks, ties averaged; raises `LimamlError` for values that are not numbers."""
+    if missing := int(np.count_nonzero(np.isnan(values))):
+        raise LimamlError(
+            f"{missing} of {len(values)} scores are not numbers (NaN): training has diverged, or "
+            "features hold huge values; lower the learning rates, or check the features"
+        )
     order = np.argsort(values, kind="stable")
     sorted_values = values[order]
     first = np.searchsorted(sorted_values, sorted_values, "left")

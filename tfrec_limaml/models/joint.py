@@ -16,16 +16,9 @@ from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.limaml import LiMAML
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.row_encoding import EncodedRows
+from tfrec_limaml.models.task_batches import is_task_batch
 from tfrec_limaml.models.task_embeddings import TaskEmbeddings
-
-
-class _OffsetTable:
-    """Keeps the table from being tracked by Keras and TensorFlow, which would save it."""
-
-    def __init__(self, width: int, dtype: str) -> None:
-        self.variable = tf.Variable(
-            tf.zeros([1, width], dtype), trainable=False, shape=[None, width], name="offsets"
-        )
+from tfrec_limaml.models.untracked import Untracked
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
@@ -67,16 +60,22 @@ class JointLiMAML(LiMAML):
             raise LimamlError(f"sweeps must be at least 1, received {sweeps}")
         self.sweeps = int(sweeps)
         super().__init__(meta_block, global_block, **kwargs)
-        self._table = _OffsetTable(meta_block.stored_dim, self.variable_dtype)
+        self._filled = False
+        width = meta_block.stored_dim
+        offsets = tf.zeros([1, width], self.variable_dtype)
+        self._table = Untracked(
+            tf.Variable(offsets, trainable=False, shape=[None, width], name="offsets")
+        )
 
     @property
     def table(self) -> tf.Variable:
         """Offsets by table row ``[R, D]``; row 0, for unknown tasks, is zero."""
-        return self._table.variable
+        return self._table.value
 
     def clear_table(self, rows: int) -> None:
         """Sets all offsets of the table to zero."""
         self.table.assign(tf.zeros([rows, self.meta_block.stored_dim], self.table.dtype))
+        self._filled = True
 
     def fill_table(self, rows: tf.Tensor, support: Samples) -> None:
         """Adapts tasks given the table, and writes their offsets into it.
@@ -89,6 +88,26 @@ class JointLiMAML(LiMAML):
         adapted = self._solve_side(support_rows, support, self.fine_tune_steps, False)
         offset = tf.cast(self._own_half(adapted.weights[0], support["features"]), self.table.dtype)
         self.table.scatter_nd_update(rows[:, None], offset)
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """See `TaskLoops.evaluate`; raises `LimamlError` if the table is empty but needed."""
+        self._require_table(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """See `TaskLoops.predict`; raises `LimamlError` if the table is empty but needed."""
+        self._require_table(x)
+        return super().predict(x, *args, **kwargs)
+
+    def _require_table(self, dataset: Any) -> None:
+        spec = getattr(dataset, "element_spec", None)
+        if not is_task_batch(spec) or self._filled:
+            return
+        if OTHER_ROW in dataset.element_spec["query"]["features"]:
+            raise LimamlError(
+                "the table of offsets is empty, as that of every loaded model; fill it with "
+                "tfrec_limaml.training.joint.fill_table"
+            )
 
     def adapt_tasks(
         self, support: Samples, steps: int | None, training: bool = False
@@ -167,6 +186,11 @@ class JointLiMAML(LiMAML):
         return self._add_other_offsets(self._unadapted_rows(features, weight, training), features)
 
     def _add_other_offsets(self, rows: EncodedRows, features: Features) -> EncodedRows:
+        if SIDE not in features:
+            raise LimamlError(
+                f"a batch for two task definitions has its side in the feature {SIDE!r}, received "
+                f"{sorted(features)}; make batches with task_dataset(..., side=...)"
+            )
         other = features.get(OTHER_OFFSET)
         if other is None:
             other = tf.gather(self.table, features[OTHER_ROW])

@@ -6,6 +6,7 @@ Method: Wang et al., "LiMAML: Personalization of Deep Recommender Models via Met
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -76,11 +77,8 @@ class LiMAML(EncodesRows):
                 "adaptation='gauss-newton' adapts the offset of an OffsetMetaBlock, received "
                 f"{type(meta_block).__name__}"
             )
-        if adaptation == "gauss-newton" and kwargs.get("support_reduction", "mean") != "mean":
-            raise ValueError(
-                "support_reduction applies to gradient steps only, the closed form always sums; "
-                f"leave it out, received {kwargs['support_reduction']!r}"
-            )
+        if adaptation == "gauss-newton":
+            _check_unread(kwargs)
         self.adaptation = adaptation
         self.prior_precision = float(prior_precision)
         self.pooling = pooling
@@ -253,3 +251,19 @@ class LiMAML(EncodesRows):
             "pooling": self.pooling,
         }
         return {**super().get_config(), **config}
+
+
+def _check_unread(options: Mapping[str, Any]) -> None:
+    """Raises `ValueError` for options of gradient steps, which the closed form does not read."""
+    defaults = {
+        "support_reduction": "mean",
+        "first_order": False,
+        "second_order_steps": None,
+        "learn_inner_rates": False,
+    }
+    given = {n: options[n] for n, value in defaults.items() if options.get(n, value) != value}
+    if given:
+        raise ValueError(
+            "the closed form does not read options of gradient steps, and always sums the losses "
+            f"of the support rows; leave them out, received {given}"
+        )

@@ -68,7 +68,6 @@ class MAMLModel(TaskModel):
         _check_reduction(support_reduction, meta_block)
         self.support_reduction = support_reduction
         self.inner_steps = inner_steps
-        self.first_order = bool(first_order)
         self.second_order_steps = 0 if first_order else second_order_steps
         self.unadapted_loss_weight = unadapted_loss_weight
         self.learn_inner_rates = bool(learn_inner_rates)
@@ -78,6 +77,15 @@ class MAMLModel(TaskModel):
             fine_tune_steps=inner_steps if fine_tune_steps is None else fine_tune_steps,
             **kwargs,
         )
+
+    @property
+    def first_order(self) -> bool:
+        """Whether inner gradients are constants; the same as no `second_order_steps`."""
+        return self.second_order_steps == 0
+
+    @first_order.setter
+    def first_order(self, value: bool) -> None:
+        self.second_order_steps = 0 if value else None
 
     @property
     def inner_variables(self) -> list[keras.Variable]:
@@ -146,8 +154,7 @@ class MAMLModel(TaskModel):
         return {
             **super().get_config(),
             "inner_steps": self.inner_steps,
-            "first_order": self.first_order,
-            "second_order_steps": None if self.first_order else self.second_order_steps,
+            "second_order_steps": self.second_order_steps,
             "unadapted_loss_weight": self.unadapted_loss_weight,
             "learn_inner_rates": self.learn_inner_rates,
             "support_reduction": self.support_reduction,

@@ -50,12 +50,14 @@ class Step(NamedTuple):
         gradients: Gradients of that mean, one for each trainable variable.
         count: Sum of the tasks' weights in the mean.
         dropped: Number of tasks that were left out because their loss is not finite.
+        skipped: 1 on each replica whose gradients are 0 because they were not finite.
     """
 
     loss: tf.Tensor
     gradients: list[tf.Tensor]
     count: tf.Tensor
     dropped: tf.Tensor
+    skipped: tf.Tensor
 
 
 def sum_over_replicas(step: Step) -> Step:
@@ -74,23 +76,27 @@ def sum_over_replicas(step: Step) -> Step:
         *(tf.cast(m, dtype) * local_count for m in means),
         local_count,
         tf.cast(step.dropped, dtype),
+        tf.cast(step.skipped, dtype),
     ]
-    *sums, count, dropped = context.all_reduce("SUM", parts)
+    *sums, count, dropped, skipped = context.all_reduce("SUM", parts)
     loss, *gradients = (
         tf.cast(tf.math.divide_no_nan(total, count), mean.dtype)
         for total, mean in zip(sums, means, strict=True)
     )
     return Step(
-        loss, gradients, tf.cast(count, step.count.dtype), tf.cast(dropped, step.dropped.dtype)
+        loss,
+        gradients,
+        tf.cast(count, step.count.dtype),
+        tf.cast(dropped, step.dropped.dtype),
+        tf.cast(skipped, step.skipped.dtype),
     )
 
 
 def zero_unless_finite(
     loss: tf.Tensor, gradients: list[tf.Tensor]
-) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Loss and gradients unchanged, or all zeros if any value is not finite."""
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """The gradients and 0; all zeros and 1 if the loss or any of them is not finite."""
     norm = tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients])
     finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
-    return tf.where(finite, loss, tf.zeros_like(loss)), [
-        tf.where(finite, g, tf.zeros_like(g)) for g in gradients
-    ]
+    zeroed = [tf.where(finite, g, tf.zeros_like(g)) for g in gradients]
+    return zeroed, tf.cast(~finite, tf.int64)

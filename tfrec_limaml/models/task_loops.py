@@ -25,6 +25,7 @@ class TaskLoops(FitsUnderStrategies):
     #: Shapes of the features that the model was built with.
     built_shapes: Mapping[str, tuple[int | None, ...]] = MappingProxyType({})
     dropped_tasks: keras.Variable
+    skipped_steps: keras.Variable
     inner_learning_rate: float
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
@@ -35,20 +36,32 @@ class TaskLoops(FitsUnderStrategies):
         """
         _refuse_weights(class_weight=kwargs.get("class_weight"))
         self._build_from(x)
-        dropped_before = int(self.dropped_tasks.numpy())
+        dropped_before, skipped_before = self._counts()
         # With `steps_per_epoch` Keras' warning says that an epoch was shorter than that.
         quiet = contextlib.nullcontext() if kwargs.get("steps_per_epoch") else _quiet_iteration()
         with quiet:
             history = super().fit(x, *args, **{"shuffle": False, **kwargs})
-        dropped = int(self.dropped_tasks.numpy()) - dropped_before
-        if dropped:
+        dropped, skipped = self._counts()
+        remedy = (
+            "check the features, or lower the optimizer's learning rate or inner_learning_rate "
+            f"(now {self.inner_learning_rate}; gradient steps only)"
+        )
+        if dropped > dropped_before:
+            tasks = counted(dropped - dropped_before, "task")
             warnings.warn(
-                f"left out {counted(dropped, 'task')} with a loss that is not finite; check the "
-                "features, or lower the optimizer's learning rate or inner_learning_rate (now "
-                f"{self.inner_learning_rate}; gradient steps only)",
+                f"left out {tasks} with a loss that is not finite; {remedy}", stacklevel=2
+            )
+        if skipped > skipped_before:
+            steps = counted(skipped - skipped_before, "step")
+            warnings.warn(
+                f"{steps} had gradients that are not finite and changed no weight; {remedy}, or "
+                "look for a layer without a finite derivative, such as the square root at 0",
                 stacklevel=2,
             )
         return history
+
+    def _counts(self) -> tuple[int, int]:
+        return int(self.dropped_tasks.numpy()), int(self.skipped_steps.numpy())
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.evaluate` on a dataset of task batches."""

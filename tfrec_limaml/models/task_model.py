@@ -96,11 +96,13 @@ class TaskModel(TwoBlockModel):
     def train_step(self, data: TaskBatch) -> dict[str, tf.Tensor]:
         """One outer step on a batch of tasks.
 
-        A task whose loss is not finite is dropped and counted.
+        A task whose loss is not finite is dropped and counted. A step whose gradients are not
+        finite changes no weight and is counted, too.
         """
         data = step_data(data)
         step = sum_over_replicas(self._step(data["support"], data["query"]))
         self.dropped_tasks.assign_add(step.dropped)
+        self.skipped_steps.assign_add(tf.minimum(step.skipped, 1))
         self.optimizer.apply(step.gradients, self.trainable_variables)
         # A batch without tasks, with which workers fill an epoch, has no loss.
         loss_tracker(self).update_state(step.loss, tf.cast(step.count > 0, step.loss.dtype))
@@ -118,10 +120,8 @@ class TaskModel(TwoBlockModel):
         label, outputs = tf.boolean_mask(query["label"], mask), tf.boolean_mask(outputs, mask)
         losses = self._task_loss(label, tf.cast(outputs, label.dtype))
         weight = tf.boolean_mask(query["weight"], mask)
-        loss_tracker(self).update_state(
-            tf.math.divide_no_nan(tf.reduce_sum(weight * losses), tf.reduce_sum(weight)),
-            tf.reduce_sum(weight),
-        )
+        loss = tf.math.divide_no_nan(tf.reduce_sum(weight * losses), tf.reduce_sum(weight))
+        loss_tracker(self).update_state(self._with_penalties(loss), tf.reduce_sum(weight))
         return self.compute_metrics(
             None, label[:, None], self.predictions(outputs)[:, None], weight
         )
@@ -182,10 +182,11 @@ class TaskModel(TwoBlockModel):
         loss, gradients, count = tf.cond(
             tf.reduce_all(finite), lambda: (loss, gradients, count), without_bad_tasks
         )
+        skipped = tf.constant(0, tf.int64)
         if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # A LossScaleOptimizer must see values that are not finite, to lower its scale.
-            loss, gradients = zero_unless_finite(loss, gradients)
-        return Step(loss, gradients, count, tf.math.count_nonzero(~finite))
+            gradients, skipped = zero_unless_finite(loss, gradients)
+        return Step(loss, gradients, count, tf.math.count_nonzero(~finite), skipped)
 
     def _gradients(
         self, support: Samples, query: Samples, count: tf.Tensor
@@ -196,13 +197,18 @@ class TaskModel(TwoBlockModel):
             outer = self.outer_loss(support, query)
             total = outer.losses if outer.auxiliary is None else outer.losses + outer.auxiliary
             loss = tf.math.divide_no_nan(tf.reduce_sum(total * outer.weights), count)
-            if self.losses:
-                loss += tf.add_n([tf.cast(extra, loss.dtype) for extra in self.losses])
+            loss = self._with_penalties(loss)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(
             scaled_loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         return loss, [tf.convert_to_tensor(g) for g in gradients], tf.math.is_finite(total)
+
+    def _with_penalties(self, loss: tf.Tensor) -> tf.Tensor:
+        """The loss plus those of regularizers and layers."""
+        if not self.losses:
+            return loss
+        return loss + tf.add_n([tf.cast(extra, loss.dtype) for extra in self.losses])
 
 
 def _at_least_float32(values: tf.Tensor) -> tf.Tensor:

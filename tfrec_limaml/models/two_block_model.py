@@ -22,10 +22,12 @@ from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock, check_blocks
 from tfrec_limaml.choices import AVERAGINGS, Averaging, check_choice
 from tfrec_limaml.features import Features
 from tfrec_limaml.keras_internals import take_gradients_as_summed
+from tfrec_limaml.models.logit_auc import LogitAUC
 from tfrec_limaml.models.network import RecommenderNetwork
 from tfrec_limaml.models.outer_step import Samples
 from tfrec_limaml.models.task_loops import TaskLoops
 from tfrec_limaml.models.traced_setting import TracedSetting, count, number
+from tfrec_limaml.models.untracked import Untracked
 
 
 class TwoBlockModel(TaskLoops):
@@ -69,6 +71,8 @@ class TwoBlockModel(TaskLoops):
     ) -> None:
         check_blocks(meta_block, global_block)
         super().__init__(**kwargs)
+        if kwargs.get("dtype") is not None:
+            self._check_dtype(meta_block, global_block)
         self.network = RecommenderNetwork(
             meta_block, global_block, dtype=self.dtype_policy, name="network"
         )
@@ -82,6 +86,7 @@ class TwoBlockModel(TaskLoops):
         self._traced_strength: Any = None
         self._set_loss("binary_crossentropy")
         self.dropped_tasks = _counter("dropped_tasks")
+        self._skipped_steps = Untracked(_counter("skipped_steps"))
         if encoder is not None:
             self.build(encoder.output_shapes)
 
@@ -103,6 +108,11 @@ class TwoBlockModel(TaskLoops):
     def global_block(self) -> GlobalBlock:
         """The shared block."""
         return self.network.global_block
+
+    @property
+    def skipped_steps(self) -> keras.Variable:
+        """Number of steps since the model was made that changed no weight: see `train_step`."""
+        return self._skipped_steps.value
 
     @contextlib.contextmanager
     def traced_strength(self, strength: tf.Tensor) -> Iterator[None]:
@@ -172,7 +182,7 @@ class TwoBlockModel(TaskLoops):
         self._default_metrics = metrics is None
         if metrics is None and self.binary:
             metrics = [
-                keras.metrics.AUC(name="auc"),
+                LogitAUC(name="auc"),
                 keras.metrics.BinaryCrossentropy(name="log_loss"),
             ]
         super().compile(
@@ -181,9 +191,21 @@ class TwoBlockModel(TaskLoops):
         if self.distribute_strategy.num_replicas_in_sync > 1:
             take_gradients_as_summed(self.optimizer)
 
+    def _check_dtype(self, *blocks: keras.layers.Layer) -> None:
+        """Raises `ValueError` if the model's dtype policy is not that of its blocks, which compute
+        everything.
+        """
+        for block in blocks:
+            if block.compute_dtype != self.compute_dtype:
+                raise ValueError(
+                    f"the dtype policy of the model is {self.dtype_policy.name!r}, that of "
+                    f"{block.name!r} {block.dtype_policy.name!r}: give the blocks the same dtype, "
+                    "or call keras.config.set_dtype_policy before you make them"
+                )
+
     def _check_loss(self, loss: Any) -> None:
         label = None if self.encoder is None else self.encoder.schema.label
-        if label is not None and label.kind != "binary" and loss == "binary_crossentropy":
+        if label is not None and label.kind != "binary" and is_binary(loss):
             raise ValueError(
                 f"the label {label.name!r} is not binary (kind {label.kind!r}): compile the model "
                 "with a regression loss, for example loss='mse'"

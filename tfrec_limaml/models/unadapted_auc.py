@@ -7,15 +7,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.models.logit_auc import LogitAUC
 from tfrec_limaml.models.maml_model import MAMLModel
 from tfrec_limaml.models.task_model import step_data
-
-
-class _Untracked:
-    """Keeps metrics from being tracked by Keras, which would save them."""
-
-    def __init__(self, metrics: list[keras.metrics.Metric]) -> None:
-        self.metrics = metrics
+from tfrec_limaml.models.untracked import Untracked
 
 
 class ReportsUnadaptedAuc(MAMLModel):
@@ -36,8 +31,7 @@ class ReportsUnadaptedAuc(MAMLModel):
         """
         super().compile(optimizer, loss, metrics, jit_compile, **kwargs)
         reported = metrics is None and self.binary
-        name = "unadapted_auc"
-        self._reported = _Untracked([keras.metrics.AUC(name=name)] if reported else [])
+        self._reported = Untracked([LogitAUC(name="unadapted_auc")] if reported else [])
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -45,21 +39,20 @@ class ReportsUnadaptedAuc(MAMLModel):
         reported = getattr(self, "_reported", None)
         if reported is None or not self.fine_tune:
             return super().metrics
-        return [*super().metrics, *reported.metrics]
+        return [*super().metrics, *reported.value]
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """See `TaskModel.test_step`. Like the other metrics, the AUC ignores sample weights."""
         result = super().test_step(data)
-        if not self.fine_tune:
+        if not self.fine_tune or not self._reported.value:
             return result
-        for metric in self._reported.metrics:
-            batch = step_data(data)
-            query = batch["query"]
-            outputs = self.outputs_of(self.adapt_tasks(batch["support"], None), query)
-            rows = query["weight"] > 0
-            metric.update_state(
-                tf.boolean_mask(query["label"], rows)[:, None],
-                self.predictions(tf.boolean_mask(outputs, rows))[:, None],
-            )
-            result[metric.name] = metric.result()
-        return result
+        (metric,) = self._reported.value
+        batch = step_data(data)
+        query = batch["query"]
+        outputs = self.outputs_of(self.adapt_tasks(batch["support"], None), query)
+        rows = query["weight"] > 0
+        metric.update_state(
+            tf.boolean_mask(query["label"], rows)[:, None],
+            self.predictions(tf.boolean_mask(outputs, rows))[:, None],
+        )
+        return {**result, metric.name: metric.result()}

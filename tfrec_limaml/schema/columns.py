@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.declarations import check_types
 
 Role = Literal["meta", "other"]
+ROLES: tuple[Role, ...] = get_args(Role)
 Encoding = Literal["numeric", "quantiles", "vocabulary", "hash"]
 DType = Literal["string", "int64", "float32"]
 Invalid = Literal["skip", "error", "fill"]
@@ -120,6 +121,12 @@ class Feature:
         if self.dtype != "string" and isinstance(self.fill_value, str):
             raise SchemaError(
                 f"feature {self.name!r}: fill_value must be a number for dtype {self.dtype}, "
+                f"received {self.fill_value!r}"
+            )
+        filled = self.dtype == "int64" and self.fill_value is not None
+        if filled and not float(self.fill_value or 0).is_integer():
+            raise SchemaError(
+                f"feature {self.name!r}: fill_value must be a whole number for dtype int64, "
                 f"received {self.fill_value!r}"
             )
 

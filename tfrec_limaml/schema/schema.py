@@ -20,6 +20,7 @@ from tfrec_limaml import staging
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.columns import (
     HISTORY_VALUES,
+    ROLES,
     TIMESTAMP_UNITS,
     DType,
     Encoding,
@@ -38,6 +39,7 @@ from tfrec_limaml.schema.yaml_text import load_mapping, read_text
 __all__ = [
     "HISTORY_VALUES",
     "RESERVED_NAMES",
+    "SCORED_COLUMNS",
     "TIMESTAMP_UNITS",
     "DType",
     "Encoding",
@@ -54,6 +56,8 @@ __all__ = [
 #: Names that features and passthrough columns may not have: they have another meaning in records
 #: and requests.
 RESERVED_NAMES = frozenset({"label", "timestamp", "weight", "meta_embedding", "has_meta_embedding"})
+#: Names that passthrough columns may not have, since columns of scored rows have them.
+SCORED_COLUMNS = frozenset({"probability", "prediction", "history", "last_seen", "task_key"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,6 +132,28 @@ class Schema:
                 f"schema {self.name!r}: {reserved} are reserved names in records and requests; "
                 f"rename the columns"
             )
+        self._check_meanings(features)
+        history = [h.keys for h in self.history]
+        check_keys(f"schema {self.name!r}", self.label.name, self.tasks, self.tables, history)
+        if self.weight is not None and self.weight in (self.label.name, self.timestamp):
+            raise SchemaError(
+                f"schema {self.name!r}: the weight may not be the label or the timestamp, received "
+                f"{self.weight!r}"
+            )
+
+    def _check_meanings(self, features: Sequence[str]) -> None:
+        """Refuses names of columns that mean something else as well."""
+        roles = [f.name for f in self.all_features if f.embedding_width and f.name in ROLES]
+        if roles:
+            raise SchemaError(
+                f"schema {self.name!r}: features with an embedding may not be named like a role, "
+                f"received {roles}; rename the columns"
+            )
+        if reserved := sorted(SCORED_COLUMNS.intersection(self.carry)):
+            raise SchemaError(
+                f"schema {self.name!r}: the passthrough columns {reserved} would replace columns "
+                f"of the same names in scored rows; rename them"
+            )
         if self.label.name in features:
             raise SchemaError(
                 f"schema {self.name!r}: the label {self.label.name!r} may not be a feature too; "
@@ -138,13 +164,6 @@ class Schema:
                 f"schema {self.name!r}: the timestamp {self.timestamp!r} may not be a feature, "
                 "since no later row has a value seen in training; make columns such as the hour "
                 "or the weekday"
-            )
-        history = [h.keys for h in self.history]
-        check_keys(f"schema {self.name!r}", self.label.name, self.tasks, self.tables, history)
-        if self.weight is not None and self.weight in (self.label.name, self.timestamp):
-            raise SchemaError(
-                f"schema {self.name!r}: the weight may not be the label or the timestamp, received "
-                f"{self.weight!r}"
             )
 
     @property

@@ -17,6 +17,9 @@ from tfrec_limaml.tasks.numbers import Number, encode_numbers
 from tfrec_limaml.tasks.quantile_statistics import encoded_width
 from tfrec_limaml.tasks.statistics import Statistics
 
+#: Keras' own tokens for unknown values.
+_RESERVED: Mapping[str, Any] = {"string": "[UNK]", "int64": -1}
+
 DTYPES = {"string": tf.string, "int64": tf.int64, "float32": tf.float32}
 
 
@@ -33,6 +36,8 @@ class FeatureEncoder(keras.layers.Layer):
         statistics: Means, variances and vocabularies (a `Statistics` or its dictionary).
         task: The records' task definition; the schema's first by default.
         nested: Task definitions that refine it, for a `NestedMetaBlocks`.
+        drop_reserved: Whether the values that Keras reserves, ``"[UNK]"`` and ``-1``, count as
+            unknown. Models that were saved without this argument need it.
 
     Input: dictionary of raw columns, ``[N]`` each (``[N, width]`` for vectors), of the schema's
         dtypes.
@@ -47,6 +52,7 @@ class FeatureEncoder(keras.layers.Layer):
         statistics: Statistics | Mapping[str, Any],
         task: str | None = None,
         nested: Sequence[str] = (),
+        drop_reserved: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
@@ -57,6 +63,7 @@ class FeatureEncoder(keras.layers.Layer):
         )
         self.task = task
         self.nested = tuple(nested)
+        self.drop_reserved = drop_reserved
         self._further_columns = {
             name: self.schema.further_columns(task, name) for name in self.nested
         }
@@ -178,8 +185,14 @@ class FeatureEncoder(keras.layers.Layer):
             "statistics": statistics,
             "task": self.task,
             "nested": self.nested,
+            "drop_reserved": self.drop_reserved,
         }
         return {**super().get_config(), **config}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> FeatureEncoder:
+        """Inverse of `get_config`."""
+        return cls(**{"drop_reserved": True, **config})
 
     def _encode_categories(
         self, features: Sequence[Feature], columns: Columns
@@ -252,10 +265,14 @@ class FeatureEncoder(keras.layers.Layer):
     def _lookup(self, feature: Feature, name: str) -> keras.layers.Layer:
         if feature.encoding == "hash":
             return keras.layers.Hashing(feature.buckets, name=name)
+        tokens = self._nonempty_vocabulary(feature)
+        known, unknown = set(tokens), _RESERVED[feature.dtype]
+        while unknown in known:
+            unknown = f"[{unknown}]" if isinstance(unknown, str) else unknown - 1
         kind = (
             keras.layers.StringLookup if feature.dtype == "string" else keras.layers.IntegerLookup
         )
-        return kind(vocabulary=self._nonempty_vocabulary(feature), num_oov_indices=1, name=name)
+        return kind(vocabulary=tokens, num_oov_indices=1, oov_token=unknown, name=name)
 
     def _nonempty_vocabulary(self, feature: Feature) -> list[Any]:
         vocabulary = self._vocabulary(feature)
@@ -267,12 +284,10 @@ class FeatureEncoder(keras.layers.Layer):
         return vocabulary
 
     def _vocabulary(self, feature: Feature) -> list[Any]:
-        reserved = (
-            "[UNK]" if feature.dtype == "string" else -1
-        )  # Keras' own names for unknown values
-        return [token for token in self._entry(feature)["vocabulary"] if token != reserved][
-            : feature.max_vocabulary
-        ]
+        tokens = self._entry(feature)["vocabulary"]
+        if self.drop_reserved:
+            tokens = [token for token in tokens if token != _RESERVED[feature.dtype]]
+        return list(tokens[: feature.max_vocabulary])
 
     def _entry(self, feature: Feature) -> Mapping[str, Any]:
         entry = self.statistics.features.get(feature.name)

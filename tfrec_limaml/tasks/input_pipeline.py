@@ -7,6 +7,7 @@ batched together, so that there is little padding.
 from __future__ import annotations
 
 import itertools
+import numbers
 import random
 import re
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,7 @@ from tfrec_limaml.tasks.record_files import (
     records_of,
 )
 from tfrec_limaml.tasks.sides import Side, SplitTimes
+from tfrec_limaml.tasks.support_fraction import support_range
 from tfrec_limaml.wording import counted
 
 
@@ -94,7 +96,7 @@ def task_dataset(
         LimamlError: No file matches, the first record does not match the encoder's schema, or an
             argument is out of range.
     """
-    low, high = _support_range(support_fraction)
+    low, high = support_range(support_fraction)
     reader = BatchReader(
         encoder,
         batch_size,
@@ -118,16 +120,6 @@ def task_dataset(
     return dataset.prefetch(BATCHES_PER_CHUNK).with_options(plain_options())
 
 
-def _support_range(fraction: float | Sequence[float]) -> tuple[float, float]:
-    low, high = fraction if isinstance(fraction, Sequence) else (fraction, fraction)
-    if not 0.0 <= low <= high <= 1.0:
-        raise LimamlError(
-            "support_fraction must lie between 0 and 1, a range with its lower end first, received "
-            f"{fraction}"
-        )
-    return low, high
-
-
 def _check_epoch(epoch: Any, batches: Sequence[int] | None, patterns: int) -> None:
     """Raises `LimamlError` if `epoch` is invalid, or `batches` do not match the patterns."""
     variable = hasattr(epoch, "read_value") and epoch.dtype == tf.int64
@@ -144,6 +136,8 @@ def _check_epoch(epoch: Any, batches: Sequence[int] | None, patterns: int) -> No
 
 def _seed(seed: int | None, needed: bool) -> int:
     """The given seed; without one, a number of Python's generator if anything is drawn."""
+    if seed is not None and (not isinstance(seed, numbers.Integral) or seed < 0):
+        raise LimamlError(f"seed must be a whole number of at least 0, received {seed!r}")
     return random.getrandbits(31) if seed is None and needed else seed or 0
 
 
@@ -163,8 +157,8 @@ def _all_files(reader: BatchReader, files: Sequence[str], share: Share) -> tf.da
 
     if not reader.draws:
         return one_pass(tf.constant(0, tf.int64))
-    numbers = tf.data.Dataset.random(reader.seed, rerandomize_each_iteration=True).take(1)
-    return numbers.flat_map(one_pass)
+    draws = tf.data.Dataset.random(reader.seed, rerandomize_each_iteration=True).take(1)
+    return draws.flat_map(one_pass)
 
 
 @tf.autograph.experimental.do_not_convert

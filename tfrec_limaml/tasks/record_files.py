@@ -123,8 +123,15 @@ def _records_in_order(files: Sequence[str] | tf.Tensor, compression_type: str) -
 
 
 def compression(files: Sequence[str]) -> str:
-    """The compression, for `TFRecordDataset`."""
-    return "GZIP" if files and files[0].endswith(".gz") else ""
+    """The compression, for `TFRecordDataset`; raises `LimamlError` if only some files have one."""
+    compressed = [file for file in files if file.endswith(".gz")]
+    if compressed and len(compressed) < len(files):
+        other = next(file for file in files if not file.endswith(".gz"))
+        raise LimamlError(
+            f"some of the record files are compressed and some are not, such as {compressed[0]} "
+            f"and {other}; remove those of an earlier run"
+        )
+    return "GZIP" if compressed else ""
 
 
 def plain_options() -> tf.data.Options:

@@ -28,6 +28,7 @@ from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.folder import episodes_in
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.tasks.sides import NEVER, Side, Sides, SplitTimes, TaskTimes
+from tfrec_limaml.tasks.support_fraction import support_range
 from tfrec_limaml.training.offset_table import OffsetTable, RefreshTable
 from tfrec_limaml.training.recipes import split_pattern
 
@@ -138,8 +139,7 @@ class JointRecords:
         sides = Sides(definitions, [times.keys for times in task_times])
         split = encoder.schema.split
         by_date = split is None or split.per_task is None
-        fraction = support_fraction
-        share = fraction if isinstance(fraction, tuple) else (fraction, fraction)
+        share = support_range(support_fraction)
         self._sampler = _SplitTimeSampler(task_times[0], share, seed, by_date)
         moments = tf.Variable(tf.fill([sides.rows], tf.constant(NEVER, tf.int64)))
         self._split_times: SplitTimes | None = SplitTimes(moments, by_date)

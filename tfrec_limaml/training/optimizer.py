@@ -9,8 +9,9 @@ import keras
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.schedules import warmup_cosine
 
-#: Parts of the names of variables without weight decay.
-NOT_DECAYED = ("bias", "scaled_log", "inner_rate")
+#: Patterns of the names of variables without weight decay. A column may have any name, and its
+#: embedding is named after it.
+NOT_DECAYED = (r"^bias$", r"^scaled_log_", r"^inner_rate_\d+$")
 
 
 def make_optimizer(options: TrainOptions, steps: int) -> keras.optimizers.Optimizer:

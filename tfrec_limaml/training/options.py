@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from tfrec_limaml import choices
 from tfrec_limaml.adaptation.prior_precision import check_prior_precision
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.tasks.support_fraction import support_range
 
 Algorithm = Literal["limaml", "vanilla", "maml"]
 
@@ -238,6 +239,7 @@ class TrainOptions:
             )
         ones = {"epochs": 1, "batch_rows": 1, "batch_size": 1}
         _at_least(self, {**ones, "patience": 0, "weight_decay": 0, "warmup_steps": 0, "seed": 0})
+        support_range(self.support_fraction)
         if self.seed >= 2**32:
             raise LimamlError(f"seed must be less than 2**32, received {self.seed}")
         if not 0 < self.learning_rate < math.inf:

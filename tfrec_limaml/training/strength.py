@@ -57,7 +57,11 @@ def choose_adaptation_strength(
             f"entries {sorted(validation.element_spec)}"
         )
     rows = rows_by_strength(model, validation, sorted({*strengths, 1.0}), changed)
-    scores = {strength: predictions["probability"] for strength, predictions in rows.items()}
+    scores = {
+        strength: predictions["probability"]
+        for strength, predictions in rows.items()
+        if strength == 1.0 or np.isfinite(predictions["probability"]).all()
+    }
     label = rows[1.0]["label"]
     tasks = np.unique(rows[1.0]["task_key"], return_inverse=True)[1]
     by_strength = {strength: auc(label, score) for strength, score in scores.items()}

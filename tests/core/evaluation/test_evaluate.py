@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 import warnings
 
 import keras
@@ -12,6 +13,7 @@ import tensorflow as tf
 from graphs import without_graphs
 
 from tfrec_limaml import LiMAML, Vanilla
+from tfrec_limaml.commands import evaluate as command
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import (
     adaptation_losses,
@@ -91,6 +93,31 @@ def test_degenerate_metrics_are_noted_and_warned_of():
         assert np.isnan(measure(rows)["auc"])
     with pytest.warns(UserWarning, match="fewer than 30 tasks"):
         assert measure(_rows(tasks=5))["note"] == "fewer than 30 tasks"
+
+
+def test_scores_that_are_not_numbers_are_refused_and_not_ranked_first():
+    rows = _rows()
+    rows["probability"][:3] = np.nan
+    with pytest.raises(LimamlError, match=r"3 of 160 scores are not numbers .*diverged"):
+        measure(rows)
+
+
+def test_the_tasks_are_those_that_the_models_were_trained_for():
+    schema = types.SimpleNamespace(fingerprint=lambda: "f", default_task="member")
+
+    def trained(task, nested=()):
+        encoder = types.SimpleNamespace(schema=schema, task=task, nested=nested)
+        return types.SimpleNamespace(encoder=encoder, meta_block=None)
+
+    assert command._definition(trained("item"), schema, None, "a.keras") == "item"
+    assert command._definition(trained(None), schema, None, "a.keras") == "member"
+    assert command._definition(trained("item"), schema, "member", "a.keras") == "member"
+    assert command._definition(trained("item", ("item_tab",)), schema, None, "a.keras") == "item"
+    with pytest.raises(LimamlError, match=r"leave out --task, or pass item, not member"):
+        command._definition(trained("item", ("item_tab",)), schema, "member", "a.keras")
+    command._refuse_other("item", None, "a.keras")
+    with pytest.raises(LimamlError, match=r"b.keras was trained for tasks of 'item'.*'member'"):
+        command._refuse_other("item", "member", "b.keras")
 
 
 def test_rows_without_probabilities_or_no_rows_are_refused():

@@ -224,6 +224,6 @@ def test_warm_up_requests_hold_the_inputs_of_both_definitions(exported):
 
 
 def test_a_nested_model_is_evaluated_on_the_tasks_that_its_definitions_refine(model, every_kind):
-    with pytest.raises(LimamlError, match="pass --task member, not member_tab"):
-        evaluate._check(model, every_kind[0], "member_tab", "limaml.keras")
-    evaluate._check(model, every_kind[0], None, "limaml.keras")
+    with pytest.raises(LimamlError, match="or pass member, not member_tab"):
+        evaluate._definition(model, every_kind[0], "member_tab", "limaml.keras")
+    evaluate._definition(model, every_kind[0], None, "limaml.keras")

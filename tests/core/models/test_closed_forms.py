@@ -252,23 +252,6 @@ def test_a_task_with_nan_features_is_dropped_counted_and_poisons_nothing():
     assert int(models[0].dropped_tasks.value) == 1
 
 
-def test_gradients_that_overflow_while_losses_are_finite_change_no_weight(monkeypatch):
-    rng = np.random.default_rng(6)
-    model = _model(inner_steps=1)
-    gradients_of = model._gradients
-
-    def overflow(*arguments):
-        loss, gradients, finite = gradients_of(*arguments)
-        return loss, [gradients[0] * np.inf, *gradients[1:]], finite
-
-    monkeypatch.setattr(model, "_gradients", overflow)
-    before = [v.numpy() for v in model.trainable_variables]
-    model.train_step({"support": _samples(rng, 3, 4), "query": _samples(rng, 3, 2)})
-    for variable, value in zip(model.trainable_variables, before, strict=True):
-        np.testing.assert_array_equal(variable.numpy(), value)
-    assert int(model.dropped_tasks.value) == 0
-
-
 @pytest.mark.parametrize(
     "argument",
     [

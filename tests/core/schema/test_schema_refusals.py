@@ -53,12 +53,17 @@ from tfrec_limaml.schema.schema import (
         ({"name": True}, "name must be text, received True; .* quotes"),
         ({"fill_value": "many"}, "fill_value must be a number for dtype float32"),
         ({"fill_value": float("nan")}, "fill_value must be a finite number or text"),
+        ({"dtype": "int64", "fill_value": 0.5}, "fill_value must be a whole number .*received 0.5"),
         ({"table": 5}, "table must be text or left out, received 5"),
     ],
 )
 def test_a_feature_that_cannot_be_is_refused_by_name_and_value(changes, said):
     with pytest.raises(SchemaError, match=said):
         Feature(**{"name": "x", **changes})
+
+
+def _embedded(name):
+    return Feature(name=name, dtype="string", encoding="vocabulary", embedding_width=2)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +83,14 @@ def test_a_feature_that_cannot_be_is_refused_by_name_and_value(changes, said):
             r"\['weight'\] are reserved names.*rename",
         ),
         ({"carry": ("timestamp",)}, r"\['timestamp'\] are reserved names.*rename"),
+        (
+            {"carry": ("probability", "history")},
+            r"\['history', 'probability'\] would replace columns of the same names",
+        ),
+        (
+            {"features": (*news_schema().features, _embedded("other"))},
+            r"embedding may not be named like a role, received \['other'\]",
+        ),
         ({"features": news_schema().features[1:]}, "role 'meta'"),
         ({"tasks": {}}, "at least one definition"),
         ({"tasks": {"user": ()}}, "at least one definition"),

@@ -39,7 +39,7 @@ def _expected(feature, values, found):
         size = feature.buckets
         ids = [_hash(tokens, size) for tokens in cells]
     else:
-        known = [t for t in found["vocabulary"] if t not in ("[UNK]", -1)][: feature.max_vocabulary]
+        known = found["vocabulary"][: feature.max_vocabulary]
         size = len(known) + 1
         ids = [[known.index(t) + 1 if t in known else 0 for t in tokens] for tokens in cells]
     if feature.separator is None and feature.embedding_width is not None:
@@ -118,11 +118,37 @@ def test_unknown_tokens_share_the_first_place_and_only_the_most_frequent_have_th
 @pytest.mark.parametrize(
     ("dtype", "token", "others"), [("string", "[UNK]", ["a", "b"]), ("int64", -1, [5, 6])]
 )
-def test_a_token_that_keras_reserves_counts_as_unknown(dtype, token, others):
-    feature = Feature(name="x", role="meta", dtype=dtype, encoding="vocabulary", embedding_width=2)
-    assert _one(
-        feature, [token, *others], vocabulary=[others[0], token, others[1]], counts=[3, 2, 1]
-    ) == [0, 1, 2]
+@pytest.mark.parametrize("separator", [None, "|"])
+def test_a_token_that_keras_reserves_is_a_value_unless_an_older_model_drops_it(
+    dtype, token, others, separator
+):
+    if separator and dtype == "int64":
+        pytest.skip("only text has several values")
+    feature = Feature(
+        **{"name": "x", "role": "meta", "dtype": dtype, "encoding": "vocabulary"},
+        embedding_width=2,
+        separator=separator,
+    )
+    statistics = Statistics(
+        rows=6,
+        label_mean=0.5,
+        window={},
+        features={"x": {"vocabulary": [others[0], token, others[1]], "counts": [3, 2, 1]}},
+    )
+    encoder = FeatureEncoder(toy_schema(feature), statistics)
+    unknown = {"string": "zz", "int64": 99}[dtype]
+    columns = {"x": tf.constant([token, *others, unknown])}
+
+    def ids(encoder):
+        encoded = encoder(columns)["x"].numpy()
+        return (encoded.argmax(-1) if separator else encoded).tolist()
+
+    assert ids(encoder) == [2, 1, 3, 0]
+    assert encoder.counts(feature) == [0, 3, 2, 1]
+    again = FeatureEncoder.from_config(encoder.get_config())
+    assert ids(again) == [2, 1, 3, 0]
+    older = {k: v for k, v in encoder.get_config().items() if k != "drop_reserved"}
+    assert ids(FeatureEncoder.from_config(older)) == [0, 1, 2, 0]
 
 
 def test_several_values_switch_on_several_places_once_each():
@@ -160,7 +186,7 @@ def test_columns_that_are_missing_are_named(encoder, make_rows, as_columns):
     ("found", "said"),
     [
         ({}, "statistics lack feature 'kind'.*limaml prepare"),
-        ({"kind": {"vocabulary": ["[UNK]"]}}, "empty vocabulary for feature 'kind'"),
+        ({"kind": {"vocabulary": []}}, "empty vocabulary for feature 'kind'"),
     ],
 )
 def test_statistics_that_do_not_fit_are_refused_by_the_features_name(found, said):
@@ -174,7 +200,7 @@ def test_sizes_and_widths_for_the_blocks_follow_the_schema(encoder):
     assert encoder.embeddings() == {"item": (7, 2), "class": (3, 2), "words": (6, 2)}
     assert encoder.embeddings("meta") == {"class": (3, 2)}
     assert encoder.output_shapes["meta"] == (None, 1 + 3 + 4 + 4)
-    assert encoder.output_shapes["other"] == (None, 1 + 1 + 3 + 5)
+    assert encoder.output_shapes["other"] == (None, 1 + 1 + 3 + 6)
 
 
 def test_a_saved_model_encodes_as_before(tmp_path, every_kind, make_model, make_rows, as_columns):

@@ -16,6 +16,9 @@ from tfrec_limaml.tasks.input_pipeline import task_dataset
     [
         ({"support_fraction": 1.2}, r"between 0 and 1, .* received 1\.2"),
         ({"support_fraction": (0.9, 0.2)}, r"received \(0\.9, 0\.2\)"),
+        ({"support_fraction": [0.2, 0.9, 1.0]}, r"received \[0\.2, 0\.9, 1\.0\]"),
+        ({"support_fraction": "0.5"}, "received '0.5'"),
+        ({"seed": 1.5}, "seed must be a whole number of at least 0, received 1.5"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, received 0"),
         ({"batch_size": 2.5}, "batch_size must be a whole number of at least 1, received 2.5"),
         ({"batch_size": "8"}, "batch_size must be a whole number of at least 1, received '8'"),

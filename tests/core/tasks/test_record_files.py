@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 from numbered_rows import ENCODER, task_pairs
 
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks import batch_reader, record_files
 from tfrec_limaml.tasks.input_pipeline import task_dataset
-from tfrec_limaml.tasks.record_files import Share, count_tasks, read_records
+from tfrec_limaml.tasks.record_files import Share, compression, count_tasks, read_records
 
 
 @pytest.fixture
@@ -102,3 +103,10 @@ def test_as_many_chunks_are_parsed_at_once_as_there_are_cores_within_a_limit_of_
 ):
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     assert batch_reader._at_once(batch_reader._PARSED_AT_ONCE, tasks) == expected
+
+
+def test_files_with_and_without_compression_are_not_read_together():
+    assert compression(["a.tfrecord.gz", "b.tfrecord.gz"]) == "GZIP"
+    assert compression(["a.tfrecord"]) == compression([]) == ""
+    with pytest.raises(LimamlError, match=r"such as a\.tfrecord\.gz and b\.tfrecord; remove"):
+        compression(["a.tfrecord.gz", "b.tfrecord"])

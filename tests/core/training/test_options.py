@@ -75,6 +75,7 @@ def test_the_papers_recipe_takes_one_gradient_step_on_the_query_loss_alone():
         ({"batch_size": 0}, "batch_size must be at least 1, received 0"),
         ({"patience": -1}, "patience must be at least 0, received -1"),
         ({"learning_rate": -1e-3}, "learning_rate must be positive, received -0.001"),
+        ({"support_fraction": 2.0}, "support_fraction must lie between 0 and 1, .* received 2.0"),
         ({"seed": -1}, "seed must be at least 0, received -1"),
         ({"seed": 2**32}, r"seed must be less than 2\*\*32, received 4294967296"),
         ({"epochs": 1.5}, r"epochs must be a whole number, received 1\.5"),
@@ -98,6 +99,9 @@ def test_what_cannot_be_is_refused_by_name(changes, said):
         (["--learn-inner-rates", "--second-order-steps=1"], "read --learn-inner-rates, --second"),
         (["--meta-block=mlp", "--prior-precision=2"], "steps, which do not read --prior-precision"),
         (["--sweeps=3"], "--sweeps needs --joint-task"),
+        (["--batch-size=3", "--batch-rows=9"], "both set the batches; leave out one"),
+        (["--no-decay", "--warmup-steps=9"], "--warmup-steps is part of the schedule"),
+        (["--global-block=mlp", "--shrinkage=3"], "'dot_product' reads --shrinkage, received 'mlp"),
     ],
 )
 def test_an_option_that_the_chosen_adaptation_does_not_read_is_refused(flags, said):

@@ -126,3 +126,9 @@ def test_a_dataset_without_keys_is_refused():
 
     with pytest.raises(LimamlError, match="with_keys=True"):
         choose_adaptation_strength(_Model({1.0: 1.0}), Plain())
+
+
+def test_a_strength_with_scores_that_are_not_numbers_is_not_chosen():
+    result = _choose({0.0: 0.0, 1.0: 1.0, 2.0: np.nan})
+    assert result["adaptation_strength"] == 1.0
+    assert result["val_auc_by_strength"].keys() == {"0", "1"}

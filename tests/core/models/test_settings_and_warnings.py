@@ -1,0 +1,148 @@
+"""Settings that fit each other, steps without effect, and rows that cannot be scored."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from joint_fixtures import joint_model
+from small_models import small_model, task_batch, task_batches
+from toys import toy_schema, toy_statistics
+
+from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock, OffsetMetaBlock
+from tfrec_limaml.blocks import DotProductGlobalBlock, FunctionalGlobalBlock
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.features import OTHER_ROW, SIDE
+from tfrec_limaml.schema.schema import Feature, Label
+from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.training.optimizer import make_optimizer
+from tfrec_limaml.training.options import TrainOptions
+
+
+def test_gradients_that_overflow_change_no_weight_and_are_counted_beside_the_real_loss(monkeypatch):
+    model, dataset = small_model(), task_batches(batches=2)
+    model.build({"meta": (None, 3), "other": (None, 2)})
+    gradients_of = model._gradients
+
+    def overflow(*arguments):
+        loss, gradients, finite = gradients_of(*arguments)
+        return loss, [gradients[0] * np.inf, *gradients[1:]], finite
+
+    monkeypatch.setattr(model, "_gradients", overflow)
+    before = [v.numpy() for v in model.trainable_variables]
+    with pytest.warns(UserWarning, match="2 steps had gradients that are not finite and changed"):
+        loss = model.fit(dataset, verbose=0).history["loss"][0]
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    assert loss > 0.1
+    assert (int(model.dropped_tasks.value), int(model.skipped_steps.value)) == (0, 2)
+
+
+def _with_regularizer(penalty):
+    """A model whose last layer adds this penalty to the loss."""
+    keras.utils.set_random_seed(1)
+    rows, embedding = keras.Input((2,), name="other"), keras.Input((2,), name="meta_embedding")
+    joined = keras.layers.Concatenate()([rows, embedding])
+    last = keras.layers.Dense(1, kernel_regularizer=lambda kernel: tf.constant(penalty))
+    block = FunctionalGlobalBlock(keras.Model([rows, embedding], last(joined)))
+    model = LiMAML(MLPMetaBlock((4,), 2), block, averaging="sample")
+    model.compile(keras.optimizers.SGD(0.0), metrics=[], run_eagerly=True)
+    return model
+
+
+def test_a_loss_that_is_not_finite_ends_training_as_keras_users_expect():
+    model, stop = _with_regularizer(np.inf), keras.callbacks.TerminateOnNaN()
+    with pytest.warns(UserWarning, match="1 step had gradients that are not finite"):
+        model.fit(task_batches(), epochs=3, verbose=0, callbacks=[stop])
+
+
+def test_the_penalties_of_regularizers_are_part_of_the_training_and_of_the_validation_loss():
+    def losses(penalty):
+        dataset = task_batches(batches=1)
+        curves = _with_regularizer(penalty).fit(dataset, validation_data=dataset, verbose=0).history
+        return curves["loss"][0], curves["val_loss"][0]
+
+    for plain, penalised in zip(losses(0.0), losses(0.5), strict=True):
+        assert penalised - plain == pytest.approx(0.5, rel=1e-4)
+
+
+def test_first_order_and_second_order_steps_are_one_setting():
+    model = small_model(first_order=True)
+    assert (model.first_order, model.second_order_steps) == (True, 0)
+    model.second_order_steps = 1
+    assert not model.first_order
+    assert LiMAML.from_config(model.get_config()).second_order_steps == 1
+    model.first_order = True
+    assert LiMAML.from_config(model.get_config()).first_order
+    older = {**model.get_config(), "first_order": True, "second_order_steps": None}
+    assert LiMAML.from_config(older).second_order_steps == 0
+
+
+@pytest.mark.parametrize(
+    "option", [{"first_order": True}, {"learn_inner_rates": True}, {"support_reduction": "sum"}]
+)
+def test_the_closed_form_refuses_options_of_gradient_steps(option):
+    (name,) = option
+    with pytest.raises(ValueError, match=f"does not read options of gradient steps.*{name}"):
+        LiMAML(OffsetMetaBlock((4,), 3), DotProductGlobalBlock((5,)), **option)
+
+
+def test_a_dtype_policy_of_the_model_alone_is_refused():
+    with pytest.raises(ValueError, match=r"'mixed_bfloat16', that of .* 'float32': give the"):
+        small_model(dtype="mixed_bfloat16")
+    policy = {"dtype": "mixed_bfloat16"}
+    model = LiMAML(MLPMetaBlock((4,), 2, **policy), MLPGlobalBlock((5,), **policy), **policy)
+    assert model.compute_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    "loss",
+    ["bce", "BinaryCrossentropy", keras.losses.BinaryCrossentropy(), "binary_focal_crossentropy"],
+)
+def test_a_label_that_is_not_binary_refuses_each_name_of_a_binary_loss(loss):
+    schema = toy_schema(Feature(name="x", role="meta")).replace(
+        label=Label(name="click", kind="regression")
+    )
+    encoder = FeatureEncoder(schema, toy_statistics())
+    model = LiMAML(MLPMetaBlock((4,), 2), MLPGlobalBlock((5,)), encoder=encoder)
+    with pytest.raises(ValueError, match=r"is not binary .*regression loss"):
+        model.compile(loss=loss)
+    model.compile(loss="mae")
+
+
+@pytest.mark.parametrize("last", ["activation", "layer"])
+def test_a_network_that_ends_in_a_sigmoid_is_refused(last):
+    rows = keras.Input((2,), name="other")
+    embedding = keras.Input((2,), name="meta_embedding")
+    joined = keras.layers.Concatenate()([rows, embedding])
+    output = (
+        keras.layers.Dense(1, "sigmoid")(joined)
+        if last == "activation"
+        else keras.layers.Activation("sigmoid")(keras.layers.Dense(1)(joined))
+    )
+    with pytest.raises(LimamlError, match="ends in a sigmoid; leave the sigmoid out"):
+        FunctionalGlobalBlock(keras.Model([rows, embedding], output))
+
+
+def test_a_model_of_two_definitions_says_what_a_batch_or_its_table_lacks():
+    model = joint_model()
+    batch = task_batch(np.random.default_rng(0))
+    for part in batch.values():
+        shape = part["label"].shape
+        part["features"] |= {SIDE: np.zeros(shape, "i"), OTHER_ROW: np.ones(shape, "i")}
+    dataset = tf.data.Dataset.from_tensors(batch)
+    for loop in (model.evaluate, model.predict):
+        with pytest.raises(LimamlError, match=r"table of offsets is empty.*fill_table"):
+            loop(dataset)
+
+
+def test_no_weight_of_a_column_escapes_decay_by_its_name():
+    optimizer = make_optimizer(TrainOptions(), 10)
+    names = ("bias", "inner_rate_0", "scaled_log_precision", "bias_group_embedding", "kernel")
+    decayed = []
+    for name in names:
+        variable = keras.Variable(1.0, name=name)
+        optimizer.build([variable])
+        decayed += [name] if optimizer._use_weight_decay(variable) else []
+    assert decayed == ["bias_group_embedding", "kernel"]

@@ -44,6 +44,7 @@ def pytest_collection_finish() -> None:
     """What the imports made stays: the collector need not look through it again and again."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # graphs are many objects, and nearly all of them live on
     gc.enable()
     if "tensorflow" in sys.modules:
         graphs.optimise(False)  # unless a test asks for it: see `optimised_graphs`

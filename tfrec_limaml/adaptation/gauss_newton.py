@@ -40,12 +40,13 @@ class GaussNewton(NamedTuple):
     Attributes:
         offset: The mode ``[T, D]``; the prior mean for a task without rows.
         losses: Weighted mean losses ``[T]`` before each step.
-        variance: Marginal variances ``[T, D]`` of the offset at the last step's expansion point.
+        variance: Marginal variances ``[T, D]`` of the offset at the last step's expansion point;
+            None if they were not asked for.
     """
 
     offset: tf.Tensor
     losses: list[tf.Tensor]
-    variance: tf.Tensor
+    variance: tf.Tensor | None
 
 
 class _Problem(NamedTuple):
@@ -125,7 +126,7 @@ def gauss_newton(
         weight: Sample weights ``[T, S]``, 0 for padding.
         precision: Prior precision ``[D]``, positive.
         steps: Number of steps, at least 1.
-        with_variance: Also compute the marginal variances; zeros otherwise.
+        with_variance: Also compute the marginal variances.
         prior_mean: Each task's prior mean ``[T, D]``; zero if None.
         start: Start of each task's first step ``[T, D]``; the prior mean if None.
         linear: Whether outputs are linear in the offset (plus a constant). They are then computed
@@ -157,10 +158,7 @@ def gauss_newton(
         share = _line_search(problem, offset, direction, values, change)[:, None]
         offset = offset + share * direction
         values = values + share * change if linear else values
-    if with_variance:
-        variance = tf.linalg.diag_part(tf.linalg.inv(matrix))
-    else:
-        variance = tf.zeros_like(offset)
+    variance = tf.linalg.diag_part(tf.linalg.inv(matrix)) if with_variance else None
     return GaussNewton(offset, losses, variance)
 
 

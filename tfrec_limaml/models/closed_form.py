@@ -54,8 +54,8 @@ def solve_offsets(
         prior_mean=mean,
         linear=is_linear(model.global_block, 1),
     )
-    variance = None if training else result.variance
-    return AdaptedTasks([result.offset], [*unadapted, *result.losses], variance=variance)
+    losses = [*unadapted, *result.losses]
+    return AdaptedTasks([result.offset], losses, variance=result.variance)
 
 
 def _solve_nested(

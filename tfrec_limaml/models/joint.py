@@ -147,13 +147,11 @@ class JointLiMAML(LiMAML):
         loss = self.task_loss(self.outputs_of_rows(adapted, query_rows, False, True), query)
         auxiliary = None
         if self.unadapted_loss_weight:
-            shares = [tf.reduce_sum(s["weight"], -1) for s in (support, query)]
             losses = [
                 self.task_loss(self.outputs_from(r, r.encoded, True), samples)
                 for r, samples in zip(unadapted, (support, query), strict=True)
             ]
-            total = shares[0] * losses[0] + shares[1] * losses[1]
-            auxiliary = self.unadapted_loss_weight * tf.math.divide_no_nan(total, sum(shares))
+            auxiliary = self.unadapted_loss(losses, (support, query))
         return OuterLoss(loss, self.outer_weights(support, query), auxiliary)
 
     def task_embeddings(
@@ -246,9 +244,8 @@ class JointLiMAML(LiMAML):
             with_variance,
             linear=is_linear(self.global_block, 2),
         )
-        variance = result.variance if with_variance else None
         padded = self._pad_side(result.offset, side[:, 0])
-        return AdaptedTasks([padded], result.losses, variance=variance)
+        return AdaptedTasks([padded], result.losses, variance=result.variance)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

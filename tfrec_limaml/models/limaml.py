@@ -6,7 +6,7 @@ Method: Wang et al., "LiMAML: Personalization of Deep Recommender Models via Met
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -157,13 +157,16 @@ class LiMAML(EncodesRows):
         auxiliary = None
         if self.unadapted_loss_weight:
             unadapted = adapted._replace(weights=[tf.zeros_like(w) for w in adapted.weights])
-            query_loss = self.task_loss(
-                self.outputs_of_rows(unadapted, query_rows, False, True), query
-            )
-            shares = [tf.reduce_sum(s["weight"], -1) for s in (support, query)]
-            total = shares[0] * adapted.losses[0] + shares[1] * query_loss
-            auxiliary = self.unadapted_loss_weight * tf.math.divide_no_nan(total, sum(shares))
+            outputs = self.outputs_of_rows(unadapted, query_rows, False, True)
+            losses = [adapted.losses[0], self.task_loss(outputs, query)]
+            auxiliary = self.unadapted_loss(losses, (support, query))
         return OuterLoss(loss, self.outer_weights(support, query), auxiliary)
+
+    def unadapted_loss(self, losses: Sequence[tf.Tensor], parts: Sequence[Samples]) -> tf.Tensor:
+        """The auxiliary loss ``[T]`` of both parts' rows, given each part's mean losses ``[T]``."""
+        sizes = [tf.reduce_sum(samples["weight"], -1) for samples in parts]
+        total = tf.add_n([size * loss for size, loss in zip(sizes, losses, strict=True)])
+        return self.unadapted_loss_weight * tf.math.divide_no_nan(total, tf.add_n(sizes))
 
     def task_embeddings(
         self, support: Samples, adapted: AdaptedTasks | None = None

@@ -115,6 +115,17 @@ class TaskLoops(FitsUnderStrategies):
             self._task_spec = self.predict_function = None
         return super().predict_on_batch(x)
 
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: Keras exports one model, and serving needs the ranker and the adapter.
+
+        Raises:
+            LimamlError: Always; it names `tfrec_limaml.export.export_for_serving`.
+        """
+        raise LimamlError(
+            "a model that adapts tasks is exported as ranker and adapter: call "
+            "tfrec_limaml.export_for_serving(model, folder), or run `limaml export`"
+        )
+
     def make_predict_function(self, force: bool = False) -> Any:
         """Like Keras' method, but the function is traced once for all batch shapes.
 

@@ -137,6 +137,11 @@ def test_a_model_of_two_definitions_says_what_a_batch_or_its_table_lacks():
             loop(dataset)
 
 
+def test_the_export_of_keras_is_refused_with_the_export_for_serving():
+    with pytest.raises(LimamlError, match="as ranker and adapter: call .*export_for_serving"):
+        small_model().export("somewhere")
+
+
 def test_no_weight_of_a_column_escapes_decay_by_its_name():
     optimizer = make_optimizer(TrainOptions(), 10)
     names = ("bias", "inner_rate_0", "scaled_log_precision", "bias_group_embedding", "kernel")

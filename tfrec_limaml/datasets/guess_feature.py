@@ -69,7 +69,22 @@ def guess_feature(
         float(numbers.median()), 1e-9
     )
     feature = Feature(name=column, role=role, encoding="quantiles")
-    return dataclasses.replace(feature, normalise="log") if skewed else feature, ""
+    feature = dataclasses.replace(feature, normalise="log") if skewed else feature
+    return _with_fill_value(feature, numbers)
+
+
+def _with_fill_value(feature: Feature, numbers: pd.Series) -> tuple[Feature, str]:
+    """The feature with the median as fill value if numbers are missing, and a remark that says so.
+
+    Without one a missing number would become 0, which may lie far from all others.
+    """
+    missing = float(numbers.isna().mean())
+    if not missing:
+        return feature, ""
+    median = float(f"{numbers.median():.6g}")
+    return dataclasses.replace(feature, fill_value=median), (
+        f"fill value: {missing:.1%} of {feature.name} is missing and becomes the median, {median:g}"
+    )
 
 
 def _text(series: pd.Series, column: str, role: Role, distinct: int) -> tuple[Feature | None, str]:

@@ -206,6 +206,13 @@ def test_words_that_other_tools_write_for_a_missing_value_are_pointed_out(descri
     assert "not numbers" not in checks
 
 
+def test_missing_numbers_become_the_median_and_it_is_said(described):
+    features, checks = described(age=lambda n: "" if n % 4 == 0 else 20.5 + n % 50)
+    assert features["age"]["fill_value"] == 45.5
+    assert "fill value: 25.0% of age is missing and becomes the median, 45.5" in checks
+    assert "fill_value" not in features["price"]
+
+
 def test_vectors_in_json_are_vectors(described):
     features, _ = described(embedding=lambda n: f"[0.5, {n}, -1e-3]")
     assert features["embedding"]["width"] == 3

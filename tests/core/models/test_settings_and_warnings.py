@@ -138,7 +138,7 @@ def test_a_model_of_two_definitions_says_what_a_batch_or_its_table_lacks():
 
 
 def test_the_export_of_keras_is_refused_with_the_export_for_serving():
-    with pytest.raises(LimamlError, match="as ranker and adapter: call .*export_for_serving"):
+    with pytest.raises(LimamlError, match=r"as ranker and adapter: call .*export_for_serving"):
         small_model().export("somewhere")
 
 

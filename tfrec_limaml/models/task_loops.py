@@ -119,7 +119,7 @@ class TaskLoops(FitsUnderStrategies):
         """Refused: Keras exports one model, and serving needs the ranker and the adapter.
 
         Raises:
-            LimamlError: Always; it names `tfrec_limaml.export.export_for_serving`.
+            LimamlError: Always; it names `tfrec_limaml.export_for_serving`.
         """
         raise LimamlError(
             "a model that adapts tasks is exported as ranker and adapter: call "

@@ -6,17 +6,9 @@ from urllib.parse import parse_qsl, unquote
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store.base import EmbeddingStore
-from tfrec_limaml.store.secrets import masked
+from tfrec_limaml.store.secrets import REDIS_OPTIONS, REDIS_SCHEMES, check_spaces, masked
 
 _LMDB_OPTIONS = ("dtype",)
-_REDIS_OPTIONS = (
-    *("dtype", "prefix", "ttl", "lease", "timeout", "db"),
-    *("tls_ca", "tls_certificate", "tls_key", "sentinel_user", "sentinel_password"),
-)
-_REDIS_SCHEMES = (
-    *("redis", "rediss", "unix", "redis-sentinel", "rediss-sentinel"),
-    *("redis+cluster", "rediss+cluster"),
-)
 
 
 def open_store(address: str) -> EmbeddingStore:
@@ -30,9 +22,10 @@ def open_store(address: str) -> EmbeddingStore:
             generations; reading uses the dtype of each generation.
 
     Raises:
-        StoreError: The address has an unknown backend or an unknown option, or the backend's
-            package is not installed.
+        StoreError: The address has an unknown backend, an unknown option or, for a server, a
+            space, or the backend's package is not installed.
     """
+    check_spaces(address)
     scheme, separator, location = address.partition(":")
     if separator and scheme == "lmdb":
         folder, _, query = location.partition("?")
@@ -45,7 +38,7 @@ def open_store(address: str) -> EmbeddingStore:
 
         folder = folder[2:] if folder.startswith("//") else folder
         return LmdbStore(unquote(folder), **_options(address, query, _LMDB_OPTIONS))
-    if separator and scheme in _REDIS_SCHEMES:
+    if separator and scheme in REDIS_SCHEMES:
         try:
             from tfrec_limaml.store.redis_store import RedisStore
         except ModuleNotFoundError as error:
@@ -56,7 +49,7 @@ def open_store(address: str) -> EmbeddingStore:
             ) from error
 
         url, _, query = address.partition("?")
-        return RedisStore.from_options(url, _options(address, query, _REDIS_OPTIONS))
+        return RedisStore.from_options(url, _options(address, query, REDIS_OPTIONS))
     raise StoreError(
         f"store address {masked(address)!r} has an unknown backend; write lmdb:FOLDER or "
         "redis://HOST:PORT/DB (with TLS rediss://; also unix://, redis-sentinel:// and "
@@ -68,8 +61,12 @@ def _options(address: str, query: str, allowed: tuple[str, ...]) -> dict[str, st
     options = dict(parse_qsl(query, keep_blank_values=True))
     unknown = sorted(set(options) - set(allowed))
     if unknown:
+        # With @, they may be a part of a password that holds a question mark.
+        is_account = "@" in query
+        names = "" if is_account else f" {unknown}"
+        remedy = "; percent-encode ? and @ of a password" if is_account else ""
         raise StoreError(
-            f"store address {masked(address)!r} has unknown options {unknown}; known ones are "
-            f"{list(allowed)}"
+            f"store address {masked(address)!r} has unknown options{names}; known ones are "
+            f"{list(allowed)}{remedy}"
         )
     return options

@@ -15,7 +15,7 @@ from tfrec_limaml.errors import ErasedMeanwhileError, StoreError
 from tfrec_limaml.store import generation_rules
 from tfrec_limaml.store.erasure import Tombstones, digests_of
 from tfrec_limaml.store.generation_record import Record, record_of_pointer
-from tfrec_limaml.store.lmdb_environment import Environments
+from tfrec_limaml.store.lmdb_environment import Environments, explained, write_transaction
 
 _CURRENT = "current/"
 _RECORD = "record/"
@@ -108,6 +108,8 @@ class LmdbCatalog:
                 f"cannot read the catalog of the store {self._path.parent}: {error}; readers need "
                 "permission to write its lock.mdb files too, or a read-only mount"
             ) from error
+        except lmdb.MemoryError as error:
+            raise StoreError(f"cannot map {self._path.parent}: {explained(error)}") from error
         except (lmdb.Error, OSError) as error:
             raise StoreError(
                 f"cannot read the catalog of the store {self._path.parent}: {error}; publish into "
@@ -118,13 +120,12 @@ class LmdbCatalog:
     def writing(self) -> Iterator[Any]:
         """A write transaction; it is committed at the end of the ``with`` block."""
         try:
-            with self._environments.catalog(self._path, create=True).begin(
-                write=True
-            ) as transaction:
+            catalog = self._environments.catalog(self._path, create=True)
+            with write_transaction(catalog) as transaction:
                 yield transaction
         except (lmdb.Error, OSError) as error:
             raise StoreError(
-                f"cannot write the catalog of the store {self._path.parent}: {error}"
+                f"cannot write the catalog of the store {self._path.parent}: {explained(error)}"
             ) from error
 
     def publish(self, record: Record, erased: int) -> None:

@@ -6,11 +6,12 @@ are therefore shared by file and process, and closed with the last user.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,7 +19,7 @@ import lmdb
 
 # Address space, not disk space: files grow as needed.
 _GENERATION_MAP_BYTES = 1 << 40
-_CATALOG_MAP_BYTES = 1 << 26
+_CATALOG_MAP_BYTES = 1 << 33
 # Seconds between two checks whether the folder was replaced. A check takes a third of the time of a
 # look-up.
 _CHECK_SECONDS = 1.0
@@ -110,7 +111,7 @@ class Environments:
         if create:
             path.mkdir(parents=True, exist_ok=True)
         writable = create or os.access(path, os.W_OK)
-        return self._get(
+        environment = self._get(
             path,
             {
                 "map_size": map_bytes,
@@ -119,6 +120,9 @@ class Environments:
                 "create": create,
             },
         )
+        if writable:
+            environment.reader_check()
+        return environment
 
     def open_environment(self, path: Path) -> Any:
         """The environment at `path` if it is open, else None."""
@@ -205,6 +209,33 @@ class Environments:
             if _users[key] == 0:
                 del _users[key], _shared[key]
                 environment.close()
+
+
+@contextlib.contextmanager
+def write_transaction(environment: Any) -> Iterator[Any]:
+    """A write transaction that may use the pages which killed readers held.
+
+    LMDB keeps every page that a reader may still read, and nothing else ends the reads of a killed
+    process: without the check the file would grow with every transaction.
+    """
+    environment.reader_check()
+    with environment.begin(write=True) as transaction:
+        yield transaction
+
+
+def explained(error: BaseException) -> str:
+    """An error of LMDB or the disk, with its remedy if it is a limit of addresses."""
+    if isinstance(error, lmdb.MemoryError):
+        return (
+            f"{error}; LMDB reserves a terabyte of addresses, not of memory: run without a limit "
+            "on address space (ulimit -v unlimited)"
+        )
+    if isinstance(error, lmdb.MapFullError):
+        return (
+            f"it is full: it holds at most {_CATALOG_MAP_BYTES >> 20:,} MB, which is about 50 "
+            "million erased keys; publish into a new folder"
+        )
+    return str(error)
 
 
 def _file_of(path: Path) -> tuple[int, int] | None:

@@ -2,8 +2,9 @@
 
 Tombstones come first, and every generation's record makes readers check them. Then one generation
 after another is copied to a new folder, its record is changed to the new folder, and the old one is
-removed. Finally the state of the tombstones changes to finished. If the process is killed, readers
-keep checking tombstones; the next erasure of the same keys completes it.
+removed. Finally the state of the tombstones changes to finished. If the process is killed, or a
+generation cannot be read, readers keep checking tombstones; the next erasure of the same keys
+completes it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import functools
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lmdb
 
@@ -37,6 +38,8 @@ from tfrec_limaml.store.lmdb_overlay import (
     without_erased,
 )
 from tfrec_limaml.store.lmdb_writer import open_locked
+
+_Result = TypeVar("_Result")
 
 
 class LmdbErasure:
@@ -62,10 +65,14 @@ class LmdbErasure:
         self._overlays, self._data_of = overlays, data_of
 
     def erase(self, keys: Sequence[str]) -> list[Place]:
-        """See `EmbeddingStore.erase`."""
+        """See `EmbeddingStore.erase`.
+
+        Raises:
+            StoreError: A generation cannot be read or written; the tombstones hide the keys.
+        """
         encoded_keys = encode_distinct(keys)
         digests = list(map(key_digest, encoded_keys))
-        with file_lock(self._folder / "erasure.lock"):  # one erasure at a time
+        with self.held_off():  # one erasure at a time
             # Under the lock, so that no record is written back without `erasing`.
             with self._overlays.writing():
                 self._catalog.begin_erasure(digests)
@@ -76,23 +83,53 @@ class LmdbErasure:
                 self._catalog.end_erasure(digests)
         return places
 
+    def held_off(self) -> contextlib.AbstractContextManager[None]:
+        """A context in which no other erasure begins; waits for a running one."""
+        return file_lock(self._folder / "erasure.lock")
+
     def search(self, keys: Sequence[str]) -> list[Place]:
         """See `EmbeddingStore.search`."""
         encoded_keys = encode_distinct(keys)
-        places = []
-        for record in self._catalog.all_records():
-            with contextlib.suppress(FileNotFoundError, lmdb.Error):
-                places += self._places(
-                    record, self._keys_in_data(record, encoded_keys), encoded_keys
-                )
-        return places
+
+        def places_in(record: Record) -> list[Place]:
+            return self._places(record, self._keys_in_data(record, encoded_keys), encoded_keys)
+
+        found = (self._in_latest(record, places_in) for record in self._catalog.all_records())
+        return [place for places in found for place in places or ()]
+
+    def _in_latest(self, record: Record, read: Callable[[Record], _Result]) -> _Result | None:
+        """The result of `read` for a record, as another process may have changed it meanwhile.
+
+        Returns:
+            None if the generation was pruned.
+
+        Raises:
+            StoreError: A published generation cannot be read.
+        """
+        while True:
+            try:
+                return read(record)
+            except (OSError, lmdb.Error) as error:
+                latest = self._latest(record)
+                if latest is None:
+                    return None
+                if (latest.folder, latest.overlay) == (record.folder, record.overlay):
+                    raise StoreError(
+                        f"cannot search {self._path(record)}: {_with_remedy(error, record)}; then "
+                        "run the same command again"
+                    ) from error
+                record = latest
+
+    def _latest(self, record: Record) -> Record | None:
+        """The generation's record as it is now; None if the generation was pruned."""
+        records = self._catalog.records(record.model_version)
+        return next((r for r in records if r.identifier == record.identifier), None)
 
     def _rewrite(self, record: Record, encoded_keys: list[bytes]) -> list[Place]:
         """Rewrites one generation if it holds any of the keys."""
-        try:
-            in_data = self._keys_in_data(record, encoded_keys)
-        except (FileNotFoundError, lmdb.Error):
-            in_data = set()  # its data were removed or pruned in the meantime
+        in_data = self._in_latest(record, lambda r: self._keys_in_data(r, encoded_keys))
+        if in_data is None:
+            return []
         if not in_data:
             return self._switch(record, record, in_data, encoded_keys)
         copied_record = dataclasses.replace(record, data=overlay.new_token())
@@ -137,11 +174,10 @@ class LmdbErasure:
     ) -> list[Place]:
         """Changes a generation's record to the copied data and an overlay without the keys."""
         with self._overlays.writing():
-            records = self._catalog.records(record.model_version)
-            latest = next((r for r in records if r.identifier == record.identifier), None)
+            latest = self._latest(record)
             if latest is None:
                 return []
-            places = self._places(latest, in_data, encoded_keys)
+            places = self._in_latest(latest, lambda r: self._places(r, in_data, encoded_keys))
             if places:
                 changed_record = dataclasses.replace(
                     latest, data=copied_record.data, count=latest.count - len(in_data)
@@ -152,7 +188,7 @@ class LmdbErasure:
                     changed_record = self._overlays.with_entries(changed_record, remaining)
                 self._catalog.replace(changed_record)
                 self._overlays.remove_dead(record.model_version)
-        return places
+        return places or []
 
     def _keys_in_data(self, record: Record, encoded_keys: list[bytes]) -> set[bytes]:
         with self._data_of(record).begin() as transaction:
@@ -180,6 +216,15 @@ class LmdbErasure:
 
     def _path(self, record: Record) -> Path:
         return self._folder / str(record.model_version) / record.folder
+
+
+def _with_remedy(error: BaseException, record: Record) -> str:
+    if isinstance(error, lmdb.MemoryError):
+        return lmdb_environment.explained(error)
+    return (
+        f"{error}; restore it from a copy, or remove generation {record.identifier!r}: limaml "
+        "store condemn, then prune with --grace-seconds 0 (publish again first if it is current)"
+    )
 
 
 def _stored_keys_of(cursor: Any, key: bytes) -> list[bytes]:

@@ -2,18 +2,21 @@
 
 The environment holds task keys, followed by the log: ``0xfe`` and eight bytes of position, with the
 key that was added. A file of eight bytes beside it holds their number, so a reader can tell from
-memory whether it knows all of them.
+memory whether it knows all of them. After a power failure the file may be short or behind the log:
+readers therefore read the whole log first, and follow it without the file if they must.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfrec_limaml.store.lmdb_environment import write_transaction
 from tfrec_limaml.store.overlay import Entries
 
 _COUNT_FILE = "count"
@@ -33,14 +36,14 @@ class OverlayReader:
 
     def __init__(self, path: Path, environment: Any) -> None:
         self._environment = environment
-        with open(path / _COUNT_FILE, "rb") as file:
-            self._count = mmap.mmap(file.fileno(), _COUNT.size, access=mmap.ACCESS_READ)
+        self._count = _mapped_count(path / _COUNT_FILE)
         self._keys: set[bytes] = set()
         self._lock = threading.Lock()
+        self._read_log()
 
     def read(self, keys: Sequence[bytes]) -> Entries:
         """The entries of the given keys in the overlay."""
-        if _COUNT.unpack_from(self._count)[0] != len(self._keys):
+        if self._count is None or _COUNT.unpack_from(self._count)[0] != len(self._keys):
             self._read_log()
         present = self._keys.intersection(keys)
         if not present:
@@ -61,7 +64,7 @@ class OverlayReader:
 
 def write(path: Path, environment: Any, entries: Entries, new_keys: Iterable[bytes]) -> None:
     """Writes entries to an overlay, and their new keys to the log."""
-    with environment.begin(write=True) as transaction:
+    with write_transaction(environment) as transaction:
         cursor = transaction.cursor()
         count = _POSITION.unpack(cursor.key()[1:])[0] + 1 if _at_log(cursor) else 0
         cursor.putmulti(sorted(entries.items()))
@@ -69,14 +72,31 @@ def write(path: Path, environment: Any, entries: Entries, new_keys: Iterable[byt
             cursor.put(_log_name(count), key)
             count += 1
     # Last: readers that see the number must find these log entries.
-    with open(path / _COUNT_FILE, "r+b" if (path / _COUNT_FILE).exists() else "w+b") as file:
-        file.write(_COUNT.pack(count))
+    _write_count(path / _COUNT_FILE, count)
 
 
 def entries_in(environment: Any) -> Entries:
     """All entries of an overlay."""
     with environment.begin() as transaction:
         return {key: entry for key, entry in transaction.cursor() if not key.startswith(_LOG)}
+
+
+def _mapped_count(file: Path) -> mmap.mmap | None:
+    """The number of log entries, as memory that follows the file; None if it is unknown."""
+    try:
+        with file.open("rb") as opened:
+            return mmap.mmap(opened.fileno(), _COUNT.size, access=mmap.ACCESS_READ)
+    except (FileNotFoundError, ValueError):  # ValueError: the file is shorter
+        return None
+
+
+def _write_count(file: Path, count: int) -> None:
+    is_new = not file.exists()
+    with file.open("w+b" if is_new else "r+b") as opened:
+        opened.write(_COUNT.pack(count))
+        if is_new:  # on the disk before a record names the overlay; later changes keep the length
+            opened.flush()
+            os.fsync(opened.fileno())
 
 
 def _at_log(cursor: Any) -> bool:

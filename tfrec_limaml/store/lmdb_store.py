@@ -71,6 +71,8 @@ class LmdbStore:
         self._erasure = LmdbErasure(
             self.folder, self._catalog, self._environments, self._overlays, self._environment
         )
+        #: A context in which no erasure begins.
+        self.without_erasures = self._erasure.held_off
 
     def get_many(self, keys: Sequence[str], model_version: int) -> LookUpResult:
         """See `EmbeddingStore.get_many`."""
@@ -84,8 +86,7 @@ class LmdbStore:
                 return self._read(record, keys)
             except lmdb.MemoryError as error:
                 raise StoreError(
-                    f"cannot map {self.folder}: {error}; LMDB reserves a terabyte of addresses, "
-                    "not of memory: run without a limit on address space (ulimit -v unlimited)"
+                    f"cannot map {self.folder}: {lmdb_environment.explained(error)}"
                 ) from error
             except (OSError, lmdb.Error) as error:
                 last_error = error
@@ -225,10 +226,7 @@ class LmdbStore:
         self._environments.close()
 
     def _environment(self, record: Record, remedy: str = "publish again") -> Any:
-        """A generation's data.
-
-        Raises OSError, `lmdb.Error` or `StoreError` if they are missing or another generation's.
-        """
+        """A generation's data; raises OSError, `lmdb.Error` or `StoreError` if they are not its."""
         path = self._path(record)
         opened = self._environments.open_environment(path)
         if opened is not None:

@@ -23,7 +23,12 @@ from tfrec_limaml.store.erasure import (
 )
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.redis_catalog import FIELDS_PER_COMMAND, RedisCatalog, escape
-from tfrec_limaml.store.redis_overlay import run_watched, with_token, write
+from tfrec_limaml.store.redis_overlay import (
+    overlay_entries,
+    run_watched,
+    with_token,
+    write,
+)
 
 #: Maximum number of erased keys for which Redis searches the nested ones. For more, this module
 #: checks all stored keys.
@@ -109,7 +114,8 @@ def _rewrite_overlay(
         pipeline.watch(pointer, generations, key)
         records = {r.identifier: r for r in catalog.records(version) if r.overlay}
         record = records.get(place.generation)
-        entries = {k: v for k, v in catalog.client.hgetall(key).items() if not is_erased(k, erased)}
+        stored = overlay_entries(catalog.client, key)
+        entries = {k: v for k, v in stored if not is_erased(k, erased)}
         ttl_ms = catalog.client.pttl(key)
         current = catalog.current_name(version)
         pipeline.multi()

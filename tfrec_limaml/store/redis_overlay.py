@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy.typing as npt
@@ -18,13 +18,14 @@ import redis
 
 from tfrec_limaml.errors import ErasedMeanwhileError, StoreError
 from tfrec_limaml.store import generation_rules, overlay
-from tfrec_limaml.store.base import EventTimes, Upserted
+from tfrec_limaml.store.base import Upserted
 from tfrec_limaml.store.erasure import Tombstones
 from tfrec_limaml.store.generation_record import Record
-from tfrec_limaml.store.redis_catalog import FIELDS_PER_COMMAND, RedisCatalog, drop_overlay
+from tfrec_limaml.store.redis_catalog import FIELDS_PER_COMMAND, RedisCatalog
 
 _Result = TypeVar("_Result")
 _ATTEMPTS, _LONGEST_WAIT_SECONDS = 200, 0.05
+_SCANNED_PER_COMMAND = 1000
 
 
 def run_watched(client: Any, work: Callable[[Any], _Result]) -> _Result:
@@ -85,72 +86,6 @@ def upsert(
     return run_watched(catalog.client, work)
 
 
-def publish(
-    catalog: RedisCatalog,
-    record: Record,
-    event_times: EventTimes,
-    tombstones: Tombstones,
-    ttl_ms: int,
-    finish: Callable[[Any, Record], None],
-) -> Record:
-    """Takes over newer overlay entries and moves the pointer, atomically.
-
-    Args:
-        catalog: The store's catalog.
-        record: Record of the new generation, whose data are complete.
-        event_times: See `GenerationWriter.publish`.
-        tombstones: Those of the store when the writer was opened.
-        ttl_ms: Time to live of its overlay, in milliseconds.
-        finish: Adds the commands that publish a record to a transaction.
-
-    Raises:
-        ErasedMeanwhileError: The tombstones have changed.
-    """
-
-    def work(pipeline: Any) -> Record:
-        pipeline.watch(catalog.key(record.model_version, "current"), catalog.erased_key)
-        check_tombstones(catalog, record, tombstones)
-        previous = catalog.current(record.model_version)
-        if previous is None or not previous.overlay:
-            pipeline.multi()
-            new_record = record
-        else:
-            pipeline.watch(catalog.overlay_key(previous))
-            stored = catalog.client.hgetall(catalog.overlay_key(previous))
-            entries = overlay.entries_to_take_over(
-                stored, previous, record, event_times, tombstones
-            )
-            pipeline.multi()
-            new_record = _move(pipeline, catalog, previous, record, entries, ttl_ms)
-        finish(pipeline, new_record)
-        pipeline.execute()
-        return new_record
-
-    return run_watched(catalog.client, work)
-
-
-def _move(
-    pipeline: Any,
-    catalog: RedisCatalog,
-    previous: Record,
-    record: Record,
-    entries: overlay.Entries,
-    ttl_ms: int,
-) -> Record:
-    """Adds the commands that write an overlay of `record` and drop the overlay of `previous`.
-
-    Returns `record` with its overlay, if it has one.
-    """
-    if entries:
-        log = [record.header, *entries]
-        record = with_token(record)
-        write(pipeline, catalog, record, entries, log, ttl_ms)
-    generations = catalog.key(record.model_version, "generations")
-    pipeline.hset(generations, previous.identifier, previous.without_overlay().to_bytes())
-    drop_overlay(catalog, pipeline, previous, None)
-    return record
-
-
 def check_tombstones(catalog: RedisCatalog, record: Record, tombstones: Tombstones) -> None:
     """Raises `ErasedMeanwhileError` if the tombstones have changed."""
     if catalog.client.scard(catalog.erased_key) != len(tombstones):
@@ -160,6 +95,15 @@ def check_tombstones(catalog: RedisCatalog, record: Record, tombstones: Tombston
 def with_token(record: Record) -> Record:
     """`record` with the token of a new overlay."""
     return dataclasses.replace(record, overlay=overlay.new_token())
+
+
+def overlay_entries(client: Any, key: str) -> Iterator[tuple[bytes, bytes]]:
+    """The entries of an overlay, in parts: one command for all would block the server.
+
+    An entry may come twice. Watch the key, for entries that are added meanwhile may be missing.
+    """
+    entries: Iterator[tuple[bytes, bytes]] = client.hscan_iter(key, count=_SCANNED_PER_COMMAND)
+    return entries
 
 
 def _read_fields(client: Any, key: str, fields: list[bytes]) -> list[bytes | None]:

@@ -1,8 +1,8 @@
 """Look-ups in an overlay of the Redis backend.
 
 The client knows the overlay's keys. In the round trip of a look-up it queries the entries of known
-keys, and the new items of the list of keys. If a requested key is new, a second round trip fetches
-it.
+keys, and the new items of the list of keys, of a long list the first ones. If a requested key is
+new, a second round trip fetches it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.overlay import Entries
 from tfrec_limaml.store.redis_catalog import RedisCatalog
+
+#: Largest number of the list's items in one command, which blocks the server while it runs.
+LOG_ITEMS = 10_000
 
 
 class RedisOverlayReader:
@@ -37,21 +40,33 @@ class RedisOverlayReader:
         # The position is read before the keys, to which other threads add.
         start = max(self._item_count - 1, 0)
         known = self._keys.intersection(fields)
-        pipeline.lrange(self._log, start, -1)
+        pipeline.lrange(self._log, start, start + LOG_ITEMS - 1)
         if known:
             pipeline.hmget(self._hash, list(known))
         return OverlayQuery(self, fields, known, start)
 
     def follow(self, start: int, items: Sequence[bytes]) -> set[bytes]:
-        """Adds the list's items from `start` on; returns those that may be new."""
+        """Adds the list's items from `start` on; returns those that may be new.
+
+        `items` is the first part; further ones are read if it is full.
+        """
+        if start == 0 and items[0] != self._header:
+            return set()
+        found = set(items)
+        self._add(start, items)
+        while len(items) == LOG_ITEMS:
+            start += LOG_ITEMS
+            items = self._client.lrange(self._log, start, start + LOG_ITEMS - 1)
+            self._add(start, items)
+            found.update(items)
+        return found
+
+    def _add(self, start: int, items: Sequence[bytes]) -> None:
         with self._lock:
-            if start == 0 and items and items[0] != self._header:
-                return set()
             if start + len(items) > self._item_count:
                 new = set(items[max(self._item_count - start, 0) :]) - {self._header}
                 self._keys |= new
                 self._item_count = start + len(items)
-        return set(items)
 
     def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Entries, in a separate round trip."""

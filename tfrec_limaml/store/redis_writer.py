@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import generation_rules, redis_overlay, values
+from tfrec_limaml.store import generation_rules, redis_take_over, values
 from tfrec_limaml.store.base import EventTimes, Generation, Matrix
 from tfrec_limaml.store.erasure import ErasedFilter
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.redis_catalog import FIELDS_PER_COMMAND, RedisCatalog
 from tfrec_limaml.store.redis_connection import ERRORS
+from tfrec_limaml.store.redis_overlay import check_tombstones
 from tfrec_limaml.store.single_use import SingleUse
 
 _WRITING_TTL_SECONDS = 24 * 3600
@@ -55,7 +56,7 @@ class RedisWriter(SingleUse):
         self._lease = catalog.key(record.model_version, f"writer:{record.identifier}")
         self._token = secrets.token_hex(16).encode()
         self._open = True
-        if not self._client.set(self._lease, self._token, nx=True, px=lease_ms):
+        if not self._take_lease():
             self._open = False
             raise StoreError(
                 f"generation {record.identifier!r} is held by another process that is still "
@@ -94,13 +95,13 @@ class RedisWriter(SingleUse):
         with self._errors():
             self._renew()
             # Before the count: an erasure also removes keys from unpublished data.
-            redis_overlay.check_tombstones(self._catalog, self._record, self._filter.tombstones)
+            check_tombstones(self._catalog, self._record, self._filter.tombstones)
             count = int(self._client.hlen(self._data)) - 1  # without the header
             generation_rules.check_count(
                 self.identifier, count, expected_count, self._filter.left_out
             )
             record = dataclasses.replace(self._record, count=count, published=time.time())
-            record = redis_overlay.publish(
+            record = redis_take_over.publish(
                 self._catalog,
                 record,
                 event_times or self._filter.opening_times,
@@ -131,6 +132,15 @@ class RedisWriter(SingleUse):
                 if self._client.get(self._lease) == self._token:
                     self._client.unlink(self._data)
                     self._client.delete(self._lease)
+
+    def _take_lease(self) -> bool:
+        """Takes the lease; False if another writer holds it.
+
+        The client repeats a command that was not answered in time: if the server executed the first
+        one, the second finds this writer's own lease.
+        """
+        taken = self._client.set(self._lease, self._token, nx=True, px=self._lease_ms)
+        return bool(taken) or self._client.get(self._lease) == self._token
 
     def _renew(self) -> None:
         self._check_open()

@@ -4,11 +4,52 @@ from __future__ import annotations
 
 import re
 
-# From the slashes to the last @: a password that is not percent-encoded may contain both.
-_ACCOUNT = re.compile(r"(?<=//)\S*@")
+from tfrec_limaml.errors import StoreError
+
+#: The options of a Redis address.
+REDIS_OPTIONS = (
+    *("dtype", "prefix", "ttl", "lease", "timeout", "db"),
+    *("tls_ca", "tls_certificate", "tls_key", "sentinel_user", "sentinel_password"),
+)
+REDIS_SCHEMES = (
+    *("redis", "rediss", "unix", "redis-sentinel", "rediss-sentinel"),
+    *("redis+cluster", "rediss+cluster"),
+)
+
+_ADDRESS = re.compile(r"(?P<scheme>[\w+.-]*):(?P<slashes>/*)(?P<rest>\S+)")
+# A password that is not percent-encoded may contain / ? and @, but hardly an option's name.
+_FIRST_OPTION = re.compile(rf"\?(?:{'|'.join(REDIS_OPTIONS)})=|$")
 _PASSWORD = re.compile(r"(?i)(?<=password=)[^&\s'\"]*")
 
 
 def masked(address: str) -> str:
-    """An address, or a text with addresses, without user names and passwords."""
-    return _PASSWORD.sub("***", _ACCOUNT.sub("***@", address))
+    """An address, or a text with addresses, without user names and passwords.
+
+    Everything up to the last ``@`` before the options goes. The address of a folder has neither,
+    and stays as it is.
+    """
+    return _PASSWORD.sub("***", _ADDRESS.sub(_without_account, address))
+
+
+def _without_account(found: re.Match[str]) -> str:
+    scheme, slashes, rest = found["scheme"], found["slashes"], found["rest"]
+    options = _FIRST_OPTION.search(rest)
+    end = len(rest) if options is None else options.start()
+    _, separator, place = rest[:end].rpartition("@")
+    if not separator or scheme == "lmdb":
+        return found[0]
+    # Without slashes, the word may be a user name.
+    start = f"{scheme}:{slashes}" if slashes or scheme in REDIS_SCHEMES else ""
+    return f"{start}***@{place}{rest[end:]}"
+
+
+def check_spaces(address: str) -> None:
+    """Raises `StoreError` for white space in an address of a server; shows no part of it.
+
+    In a text, nothing tells where a password with a space ends.
+    """
+    if not address.startswith("lmdb:") and re.search(r"\s", address):
+        raise StoreError(
+            "the store address has a space (it is not shown, since it may hold a password): "
+            "percent-encode it, %20, or remove it"
+        )

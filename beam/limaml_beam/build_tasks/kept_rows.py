@@ -9,7 +9,9 @@ shard of a task is that of its record.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,10 +80,32 @@ def writing(path: str) -> Iterator[KeptRowsWriter]:
 def has_index_of(path: str, rows: int) -> bool:
     """Whether ``<path>.npy`` indexes this number of rows.
 
-    It does not if a process was killed after it replaced ``<path>.arrow``.
+    It does not if a process was killed after it replaced ``<path>.arrow``. Nothing else changes one
+    of the two files, and it leaves out rows.
     """
     with files.open_binary(f"{path}.npy") as file:
         return int(np.load(io.BytesIO(file.read()))["rows"].sum()) == rows
+
+
+def _check_index(path: Path) -> None:
+    """Raises `LimamlError` if ``<path>.npy`` is not the index of ``<path>.arrow``."""
+    found = [os.stat(f"{path}.{ending}") for ending in ("arrow", "npy")]
+    if not _is_indexed(path, tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in found)):
+        raise LimamlError(
+            f"{path}.npy is not the index of {path}.arrow: an erasure was killed between the two; "
+            "run the same `limaml erase` again, or `limaml refresh --keep-rows`"
+        )
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_indexed(path: Path, identity: tuple[tuple[int, int, int], ...]) -> bool:
+    """Whether a shard's two files belong together; asked once for the files of an identity."""
+    rows = 0
+    if Path(f"{path}.arrow").stat().st_size:
+        with pa.memory_map(f"{path}.arrow") as source:
+            reader = pa.ipc.open_file(source)
+            rows = sum(len(reader.get_batch(i)) for i in range(reader.num_record_batches))
+    return has_index_of(str(path), rows)
 
 
 def shard_path(shard: int) -> str:
@@ -117,7 +141,11 @@ class KeptRows:
             )
 
     def read(self, keys: Sequence[str]) -> list[pa.RecordBatch]:
-        """The rows of the given tasks that exist, one record batch per task."""
+        """The rows of the given tasks that exist, one record batch per task.
+
+        Raises:
+            LimamlError: An erasure was killed between the two files of a shard.
+        """
         hashes = columnar.stable_hash(pa.array(keys, pa.string()))
         shard_of = (hashes % np.uint64(self._shards)).astype(np.int64)
         tables = []
@@ -132,6 +160,7 @@ class KeptRows:
         path = self._folder / shard_path(shard)
         if not Path(f"{path}.npy").exists():
             return []  # no task fell into this shard
+        _check_index(path)
         entries = np.load(f"{path}.npy", mmap_mode="r")
         if not len(entries):
             return []

@@ -74,7 +74,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     outputs = []
     if arguments.manifest_of_outputs:
         outputs = read_outputs(arguments.manifest_of_outputs)
-    stores = {masked(address): open_store(address) for address in arguments.store}
+    # Pairs: two addresses may look alike without their accounts.
+    stores = [(masked(address), open_store(address)) for address in arguments.store]
     settings = Erasure(
         keys=keys,
         stores=stores,
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     try:
         return (verify if arguments.verify else erase)(settings)
     finally:
-        for store in stores.values():
+        for _, store in stores:
             store.close()
 
 

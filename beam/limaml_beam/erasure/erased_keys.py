@@ -82,7 +82,10 @@ class ErasedKeys:
         return self.matches_key(self._prefixes[definition].encode() + key)
 
     def may_match_record(self, record: bytes) -> bool:
-        """Whether a record may hold one of the keys, its own or that of another task."""
+        """Whether a record may hold one of the keys, its own or that of another task.
+
+        The time grows with the number of keys: for records that name others only.
+        """
         return any(part in record for part in self._parts)
 
     def matches_dead_letter(self, record: bytes) -> bool:

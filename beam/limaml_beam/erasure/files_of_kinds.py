@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from isal import isal_zlib
 
 from limaml_beam.build_tasks import kept_rows as kept_rows_module
+from limaml_beam.erasure import running
 from limaml_beam.erasure.erased_keys import ErasedKeys
 from limaml_beam.erasure.record_rows import names_others, without_rows
 from limaml_beam.erasure.task_key import task_key_of
@@ -66,11 +67,11 @@ def task_records(path: str, erased: ErasedKeys, write: bool) -> int | None:
 
 def _without_erased_rows(record: bytes, path: str, erased: ErasedKeys) -> bytes | None:
     """The rest of a record: the record itself, one with fewer rows, or nothing."""
-    if not erased.may_match_record(record):
-        return record
     key = task_key_of(record) or b""
     if not names_others(record):
         return None if erased.matches_key(key) else record
+    if not erased.may_match_record(record):
+        return record
     definition = path.split("/")[-2]
     if erased.matches_key_of(definition, key):
         return None
@@ -79,14 +80,21 @@ def _without_erased_rows(record: bytes, path: str, erased: ErasedKeys) -> bytes 
 
 def json_lines(path: str, erased: ErasedKeys, write: bool) -> int:
     """Dead letters of `limaml prepare` and `limaml update`."""
+    count = sum(is_erased for _, is_erased in _marked_lines(path, erased))
+    if count and write:
+        with running.without_updates(path):  # and again with the lines of a running one
+            marked = _marked_lines(path, erased)
+            with staged_file(path) as file:
+                file.write(b"".join(line for line, is_erased in marked if not is_erased))
+        count = sum(is_erased for _, is_erased in marked)
+    return count
+
+
+def _marked_lines(path: str, erased: ErasedKeys) -> list[tuple[bytes, bool]]:
+    """The lines of a file, and whether each is to be erased."""
     with open_file(path) as file:
         lines = bytes(file.read()).splitlines(keepends=True)
-    mask = [_is_erased_line(line, erased) for line in lines]
-    if any(mask) and write:
-        with staged_file(path) as file:
-            remaining = (line for line, is_erased in zip(lines, mask, strict=True) if not is_erased)
-            file.write(b"".join(remaining))
-    return sum(mask)
+    return [(line, _is_erased_line(line, erased)) for line in lines]
 
 
 def _is_erased_line(line: bytes, erased: ErasedKeys) -> bool:
@@ -167,7 +175,7 @@ def kept_rows(path: str, erased: ErasedKeys, write: bool) -> int | None:
     masks = [_kept_mask(batch, path.split("/")[-2], erased) for batch in batches]
     count = sum(int(mask.sum()) for mask in masks)
     if write and (count or not kept_rows_module.has_index_of(stem, sum(map(len, batches)))):
-        with kept_rows_module.writing(stem) as writer:
+        with running.without_updates(path), kept_rows_module.writing(stem) as writer:
             for batch, mask in zip(batches, masks, strict=True):
                 table = pa.Table.from_batches([batch.filter(pa.array(~mask))])
                 codes, keys = columnar.codes_of(table[TASK])

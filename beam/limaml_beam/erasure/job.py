@@ -12,7 +12,7 @@ import datetime as dt
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +54,14 @@ class Erasure:
 
     Attributes:
         keys: Task keys; each means the keys of nested definitions that begin with it too.
-        stores: Stores by address (without passwords).
+        stores: Addresses (without passwords) and their stores.
         outputs: Folders and files that the jobs wrote.
         audit: File that gets a line per removal, or None.
         show_keys: Whether the audit names keys; otherwise it has their digests only.
     """
 
     keys: Sequence[str]
-    stores: Mapping[str, EmbeddingStore]
+    stores: Sequence[tuple[str, EmbeddingStore]]
     outputs: Sequence[str] = ()
     audit: str | None = None
     show_keys: bool = False
@@ -80,9 +80,15 @@ def erase(settings: Erasure) -> dict[str, Any]:
             from there.
     """
     audit = _Audit(settings)
-    audit.write({"event": "begin", "stores": list(settings.stores), "outputs": settings.outputs})
+    audit.write(
+        {
+            "event": "begin",
+            "stores": [address for address, _ in settings.stores],
+            "outputs": settings.outputs,
+        }
+    )
     erased = ErasedKeys(settings.keys)
-    for address, store in settings.stores.items():
+    for address, store in settings.stores:
         for place in store.erase(settings.keys):
             erased.matched |= place.matched
             audit.removed(_store_place(address, place))
@@ -115,7 +121,7 @@ def verify(settings: Erasure) -> dict[str, Any]:
     refreshes = running.refreshes(settings.outputs)
     places = [
         _store_place(address, place)
-        for address, store in settings.stores.items()
+        for address, store in settings.stores
         for place in store.search(settings.keys)
     ]
     unsearched: list[str] = []
@@ -136,7 +142,7 @@ def _refuse(refreshes: Sequence[str], result: str) -> None:
 
 def _refuse_empty(settings: Erasure, result: str) -> None:
     """An address with a misspelt folder, prefix or database is that of an empty store."""
-    empty = [address for address, store in settings.stores.items() if not store.generations()]
+    empty = [address for address, store in settings.stores if not store.generations()]
     if empty:
         raise LimamlError(
             f"{result} no generation is in {', '.join(empty)}: check the address; if it is right, "

@@ -6,11 +6,15 @@ may still write rows of erased tasks to files that were already searched.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from limaml_beam.io import files
 from limaml_beam.io.folder_lock import REFRESH, UPDATE, exclusive, is_held
+
+#: Folders above a file, up to its work folder: WORK/embeddings/GENERATION/turns/TURN/FILE.
+_LEVELS = 5
 
 
 def refreshes(roots: Sequence[str]) -> list[str]:
@@ -25,6 +29,17 @@ def wait_for_updates(roots: Sequence[str]) -> None:
     for folder in _folders_with(roots, UPDATE.file):
         with exclusive(folder, UPDATE, wait=True):
             pass
+
+
+@contextlib.contextmanager
+def without_updates(path: str) -> Iterator[None]:
+    """A context in which no update reads or writes a file; waits for a running one."""
+    with contextlib.ExitStack() as stack:
+        for folder in list(Path(path).parents)[:_LEVELS] if files.is_local(path) else ():
+            if any((folder / lock.file).exists() for lock in (UPDATE, REFRESH)):
+                stack.enter_context(exclusive(folder, UPDATE, wait=True))
+                break
+        yield
 
 
 def _folders_with(roots: Sequence[str], lock: str) -> list[Path]:

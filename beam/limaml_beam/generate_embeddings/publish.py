@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +20,10 @@ from limaml_beam.generate_embeddings.report import read_report
 from tfrec_limaml.errors import ErasedMeanwhileError, LimamlError
 from tfrec_limaml.store import EmbeddingStore, Generation
 from tfrec_limaml.store.base import GRACE_SECONDS
+
+_LOGGER = logging.getLogger(__name__)
+#: Times that an output is loaded if each one meets an erasure.
+_ATTEMPTS = 5
 
 
 def publish(
@@ -38,8 +44,8 @@ def publish(
         The published generation. Publishing the current generation again changes nothing.
 
     Raises:
-        StoreError: The store refused, or its number of task keys differs from the report's.
-            Readers still see the previous generation.
+        StoreError: The store refused, its number of task keys differs from the report's, or keys
+            were erased in every attempt. Readers still see the previous generation.
         LimamlError: The folder is not a finished output, or a file disagrees with its report.
     """
     report = read_report(folder)
@@ -48,12 +54,37 @@ def publish(
     # Erasures may have removed rows since.
     if current is not None and current.identifier == identifier:
         return current
-    try:
-        generation = _load(folder, report, store, column)
-    except ErasedMeanwhileError:
-        generation = _load(folder, report, store, column)
+    generation = _load_without_erased(folder, report, store, column)
     store.prune(version, keep, GRACE_SECONDS)
     return generation
+
+
+def _load_without_erased(
+    folder: str, report: dict[str, Any], store: EmbeddingStore, column: str
+) -> Generation:
+    """Loads the output, and again without keys that were erased meanwhile.
+
+    The last time, new erasures wait if the store can make them. Written data are not changed
+    instead: LMDB leaves the bytes of deleted keys in its pages.
+    """
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return _load(folder, report, store, column)
+        except ErasedMeanwhileError:
+            _LOGGER.warning(
+                "keys were erased while generation %r was loaded: loading it again without them "
+                "(attempt %d of %d)",
+                *(report["generation"], attempt + 1, _ATTEMPTS),
+            )
+    try:
+        with getattr(store, "without_erasures", contextlib.nullcontext)():
+            return _load(folder, report, store, column)
+    except ErasedMeanwhileError as error:
+        raise ErasedMeanwhileError(
+            f"keys were erased during each of {_ATTEMPTS} attempts to load generation "
+            f"{report['generation']!r}: it is not published; run the same command again after the "
+            "erasures, and erase many keys at once with `limaml erase --keys-file`"
+        ) from error
 
 
 def _load(folder: str, report: dict[str, Any], store: EmbeddingStore, column: str) -> Generation:

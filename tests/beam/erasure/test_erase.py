@@ -206,6 +206,20 @@ def test_prepare_leaves_erased_tasks_out_of_records_history_and_dead_letters(
     assert main([*arguments, "--verify"]) == 0
 
 
+def test_stores_whose_addresses_look_alike_are_all_erased_from(tmp_path, capsys):
+    stores = [f"lmdb://{tmp_path}/{name}/s@x" for name in ("d1", "d2")]
+    for store in stores:
+        with open_store(store).new_generation(1, 2, "g1") as writer:
+            writer.put(["3", "4"], np.ones((2, 2), np.float32))
+            writer.publish(2)
+    given = [argument for store in stores for argument in ("--store", store)]
+    assert main(["erase", "3", *given, "--json"]) == 0
+    removed = json.loads(capsys.readouterr().out)["removed"]
+    assert [place["store"] for place in removed] == stores
+    for store in stores:
+        assert open_store(store).get_many(["3", "4"], 1)[1].tolist() == [False, True]
+
+
 def test_files_of_other_kinds_are_named_and_left_as_they_are(world, capsys):
     (world / "work" / "export.csv").write_text("member\n3\n")
     pq.write_table(pa.table({"x": [3]}), world / "work" / "numbers.parquet")

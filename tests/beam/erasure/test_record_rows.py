@@ -5,7 +5,10 @@ import itertools
 import pytest
 from two_sided_toy import SCHEMA
 
+from limaml_beam.erasure.erased_keys import ErasedKeys
+from limaml_beam.erasure.files_of_kinds import task_records
 from limaml_beam.erasure.record_rows import names_others, without_rows
+from limaml_beam.io.tfrecords import frame_record, read_records
 from tfrec_limaml.tasks.record_format import encode_task, key_list
 
 OTHERS = ["a", "b", "a", "c", "b"]
@@ -42,6 +45,19 @@ def test_a_record_that_names_nobody_of_them_is_the_same_object():
     given = record([(0, "a")])
     assert names_others(given)
     assert without_rows(given, lambda name, key: name == "user") is given
+
+
+def test_a_record_that_names_nobody_is_looked_up_by_its_own_key(tmp_path, monkeypatch):
+    """The time to erase many keys then does not grow with their number times that of records."""
+    monkeypatch.delattr(ErasedKeys, "may_match_record")
+    file = tmp_path / "a.tfrecord"
+    row = {"x": 1.0, "label": 1, "timestamp": 5}
+    given = [encode_task(SCHEMA, f"u{n}", [row]) for n in range(3)]
+    file.write_bytes(b"".join(map(frame_record, given)))
+    keys = ErasedKeys([f"u{n}" for n in range(1, 100)])
+    assert task_records(str(file), keys, write=True) == 2
+    assert list(read_records(str(file))) == given[:1]
+    assert keys.matched == {"u1", "u2"}
 
 
 def test_records_of_one_definition_name_nobody():

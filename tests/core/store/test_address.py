@@ -38,6 +38,13 @@ from tfrec_limaml.store.secrets import masked
         "rediss-sentinel://user:s3cret@127.0.0.1:1/master",
         "unix://user:s3cret@/nowhere.sock?db=x",
         "unix://user:s3cret@/nowhere.sock",
+        "redis://:my s3cret@127.0.0.1:1/0",
+        "redis://:s3cr et@127.0.0.1:1/0",
+        "redis://:s3cr\tet@127.0.0.1:port/0",
+        "redis://:my?s3cret@127.0.0.1:1/0",
+        "redis:/:s3cret@127.0.0.1:1/0",
+        "redis::s3cret@127.0.0.1:1/0",
+        ":s3cret@127.0.0.1:1/0",
     ],
 )
 def test_no_error_shows_a_password(address):
@@ -54,6 +61,25 @@ def test_a_text_that_quotes_an_address_is_masked():
     assert masked("at redis://u:p@h:1/0 now") == "at redis://***@h:1/0 now"
     assert masked("redis://h:1/0?password=p&db=1") == "redis://h:1/0?password=***&db=1"
     assert masked("lmdb:/a/b") == "lmdb:/a/b"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("lmdb:///d1/s@x", "lmdb:///d1/s@x"),
+        ("redis://h1:6379/0?prefix=a@eu", "redis://h1:6379/0?prefix=a@eu"),
+        ("redis://u:p/w?d@h:1/0?ttl=9&prefix=a@eu", "redis://***@h:1/0?ttl=9&prefix=a@eu"),
+        ("redis:/:hunter2@h", "redis:/***@h"),
+        ("redis::hunter2@h", "redis:***@h"),
+        ("user:hunter2@h:1/0", "***@h:1/0"),
+    ],
+)
+def test_a_mask_hides_the_account_and_nothing_else(address, shown):
+    assert masked(address) == shown
+
+
+def test_a_folder_may_have_spaces_and_an_at_sign(tmp_path):
+    assert use(open_store(f"lmdb:{tmp_path}/my store@home")) == [[1.0, 1.0]]
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "-1", "0", "1e300"])

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+import redis
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import open_store
@@ -64,6 +65,27 @@ def test_a_writer_that_lost_its_lease_may_not_publish(redis_server, tmp_path):
                 slow.publish()
             fast.publish(1)
     assert store.get_many(["a", "b"], 1)[1].tolist() == [False, True]
+
+
+def test_a_lease_whose_answer_was_lost_is_the_writers_own(redis_server, tmp_path, monkeypatch):
+    store = open_store(f"{redis_server.address}?prefix={tmp_path.name}")
+    parse, lost = store.client.parse_response, []
+
+    def lose_first_answer(connection, command, **options):
+        answer = parse(connection, command, **options)
+        if command == "SET" and not lost:
+            lost.append(answer)
+            raise redis.TimeoutError("Timeout reading from socket")
+        return answer
+
+    monkeypatch.setattr(store.client, "parse_response", lose_first_answer)
+    with store.new_generation(1, 1, "g1") as writer:
+        assert lost == [True]
+        with pytest.raises(StoreError, match="held by another process"):
+            store.new_generation(1, 1, "g1")
+        writer.put(["a"], np.ones((1, 1), np.float32))
+        writer.publish(1)
+    assert store.get_many(["a"], 1)[1].all()
 
 
 def test_prefixes_with_pattern_characters_do_not_touch_each_other(redis_server, tmp_path):

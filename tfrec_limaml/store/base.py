@@ -251,7 +251,8 @@ class EmbeddingStore(Protocol):
     ) -> list[str]:
         """Removes condemned generations, and those beyond the newest `keep` others.
 
-        Never removes the current one, or any that is younger than the grace period.
+        Never removes one that is younger than the grace period, nor the current one, unless `keep`
+        is 0: that removes all generations of a model version which is no longer served.
         """
 
     def close(self) -> None:

@@ -176,20 +176,14 @@ def prune_targets(
 ) -> list[Record]:
     """Published generations that may be removed.
 
-    They are condemned, or not among the newest `keep` others; not current; and older than
-    `grace_seconds`.
+    They are condemned, or not among the newest `keep` others; not current, unless `keep` is 0; and
+    older than `grace_seconds`.
     """
-    if keep < 1:
-        raise StoreError(f"keep must be at least 1, received {keep}")
+    if keep < 0:
+        raise StoreError(f"keep must not be negative, received {keep}")
     if not grace_seconds >= 0:
         raise StoreError(f"grace_seconds must not be negative, received {grace_seconds:g}")
     older_than = time.time() - grace_seconds
     good = [record for record in published if not record.condemned]
-    keep_identifiers = {record.identifier for record in good[-keep:]}
-    return [
-        r
-        for r in published
-        if r.identifier not in keep_identifiers
-        and r.identifier != current
-        and r.published < older_than
-    ]
+    kept = {current, *(record.identifier for record in good[-keep:])} if keep else set()
+    return [r for r in published if r.identifier not in kept and r.published < older_than]

@@ -159,7 +159,10 @@ class LmdbCatalog:
         pointer: str | None = None,
         removed: Iterable[Record] = (),
     ) -> None:
-        """Changes records and the pointer in one transaction, if `current` is still current."""
+        """Changes records and the pointer in one transaction, if `current` is still current.
+
+        The pointer goes if the current generation is removed.
+        """
         with self.writing() as transaction:
             pointer_value = transaction.get(_pointer(model_version))
             if pointer_value != (None if current is None else current.encode()):
@@ -171,6 +174,8 @@ class LmdbCatalog:
                 _put(transaction, record)
             for record in removed:
                 transaction.delete(_record_key(model_version, record.identifier))
+                if record.identifier == current:
+                    transaction.delete(_pointer(model_version))
             if pointer is not None:
                 transaction.put(_pointer(model_version), pointer.encode())
 

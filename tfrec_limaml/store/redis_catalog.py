@@ -144,7 +144,8 @@ class RedisCatalog:
         Raises `StoreError` if another process has published, rolled back or erased meanwhile: if
         `current` is no longer current, or the records are not `known`.
 
-        `pointer` is the record to point to and the time to live of its data in milliseconds.
+        `pointer` is the record to point to and the time to live of its data in milliseconds. The
+        pointer goes if the current generation is removed.
         Overlays that the changed records no longer name are dropped.
         """
         changed = list(changed)
@@ -164,6 +165,8 @@ class RedisCatalog:
                 pipeline.hdel(generations, record.identifier)
                 pipeline.unlink(self.data_key(model_version, record.identifier))
                 drop_overlay(self, pipeline, record, None)
+                if record.identifier == current:
+                    pipeline.delete(pointer_key)
             if pointer is not None:
                 pipeline.set(pointer_key, pointer[0].to_bytes(), px=pointer[1])
             try:

@@ -76,7 +76,25 @@ def test_prune_spares_the_newest_the_current_and_the_young(store):
     assert [g.identifier for g in store.generations(1)] == ["g0", "g2"]
     assert store.get_many(["a"], 1)[0][0, 0] == 0
     with pytest.raises(StoreError, match="keep"):
-        store.prune(1, keep=0)
+        store.prune(1, keep=-1)
+
+
+def test_all_generations_of_a_version_that_is_no_longer_served_can_be_removed(store, open_another):
+    for n in range(2):
+        write(store, [n] * 4, identifier=f"g{n}")
+    write(store, [7] * 4, version=11)
+    store.upsert(1, "g1", ["a"], np.full((1, 3), 9.0, "f"), [5])
+    reader = open_another()
+    assert reader.get_many(["a"], 1)[0][0, 0] == 9
+    assert store.prune(1, keep=0) == []  # all are young
+    assert store.prune(1, keep=0, grace_seconds=0) == ["g0", "g1"]
+    for each in (store, reader, open_another()):
+        matrix, found = each.get_many(["a", "b"], 1)
+        assert (matrix.shape, found.any()) == ((2, 0), False)
+        assert [g.identifier for g in each.generations(1)] == []
+        assert each.get_many(["a"], 11)[0][0, 0] == 7
+    write(store, [3] * 4, identifier="g2")
+    assert reader.get_many(["a"], 1)[0][0, 0] == 3
 
 
 def test_versions_do_not_see_each_other(store):

@@ -108,7 +108,10 @@ def test_the_text_has_one_name_and_value_per_line(store, limaml_store):
         (("show", "--model-version", "7"), "is current"),
         (("show",), r"--model-version is missing: .*\[1, 5\]"),
         (("list", "--key", "a"), "--key needs the action show, received list"),
-        (("prune", "--keep", "0", "--model-version", "1"), "keep must be at least 1"),
+        (
+            ("prune", "--keep", "-1", "--model-version", "1"),
+            "keep must not be negative, received -1",
+        ),
         (
             ("prune", "--grace-seconds", "nan", "--model-version", "1"),
             "grace_seconds must not be negative, received nan",

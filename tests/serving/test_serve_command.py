@@ -16,6 +16,8 @@ import pytest
 from ports import free_port, listens
 from waiting import wait_for
 
+from tfrec_limaml.errors import LimamlError
+
 
 def command(base, port, *options):
     main = "import sys; from tfrec_limaml.cli import main; code = main(); "
@@ -109,6 +111,8 @@ def test_a_server_drains_when_its_terminal_closes_unless_it_was_started_to_stay(
         (["--models-config", "{base}/nowhere"], "no models config at"),
         (["{base}", "--name", "a\nb"], "is not allowed"),
         (["{base}", "--workers", "0"], "--workers must be at least 1"),
+        (["{base}", "--max-message-mb", "2048"], "--max-message-mb must be at most 2047"),
+        (["{base}", "--max-response-mb", "2048"], "--max-response-mb must be at most 2047"),
         (["{base}", "--max-queue", "-1"], "--max-queue must not be negative"),
         (["{base}", "--grace-seconds", "nan"], "--grace-seconds must not be negative"),
         (["{base}", "--poll-seconds", "nan"], "--poll-seconds must be positive"),
@@ -123,6 +127,16 @@ def test_the_command_refuses_what_it_cannot_serve_in_one_line(base, capsys, argu
     assert main(["serve", *(each.format(base=base) for each in arguments)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert words in line
+
+
+@pytest.mark.parametrize("name", ["max_message_bytes", "max_response_bytes"])
+def test_limits_beyond_those_of_grpc_are_refused(base, name):
+    from limaml_serving.server import EmbeddedServer
+
+    with pytest.raises(LimamlError, match=rf"{name} must be between 1 and 2\*\*31 - 1, received"):
+        EmbeddedServer({"m": base}, **{name: 2**31})
+    with EmbeddedServer({"m": base}, **{name: 2047 * 2**20}) as server:
+        assert server.manager.available() == {"m": [1]}
 
 
 def test_a_full_disk_under_stderr_does_not_stop_the_start(base, connect):

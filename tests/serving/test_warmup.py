@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
+import pytest
 import tensorflow as tf
 from serving_helpers import write_warmup
+from waiting import wait_for
 
 
 def test_warm_up_requests_are_replayed_before_a_version_serves(
@@ -79,3 +83,42 @@ def test_a_memory_error_while_warming_up_is_a_state_with_a_reason(
     server.manager.refresh()
     assert client.status()[2] == (50, "MemoryError: MemoryError")
     assert server.manager.is_watching()
+
+
+@pytest.mark.parametrize("where", ["warm-up", "load"])
+def test_a_server_that_stops_does_not_wait_for_a_version_that_is_being_loaded(
+    connected, add_version, rows, monkeypatch, where
+):
+    from limaml_serving.server import manager, versions
+
+    server, client = connected()
+    loading, released = threading.Event(), threading.Event()
+
+    class Slow(versions.SavedModelRunner):
+        def __init__(self, directory):
+            super().__init__(directory)
+            if where == "load":
+                loading.set()
+                released.wait()
+
+        def run(self, *arguments):
+            loading.set()
+            return super().run(*arguments)
+
+    forever = client.request({"count": np.array([2**60])}, signature="spin")
+    write_warmup(add_version(2), [forever, forever])
+    monkeypatch.setattr(versions, "SavedModelRunner", Slow)
+    monkeypatch.setattr(manager, "_STOP_SECONDS", 0.1 if where == "load" else 60.0)
+    check = threading.Thread(target=server.manager.refresh, daemon=True)
+    check.start()
+    loading.wait()
+    stop = threading.Thread(target=server.stop, args=(0.0,), daemon=True)
+    stop.start()
+    stop.join(60)
+    assert not stop.is_alive()
+    assert check.is_alive() == (where == "load")
+    released.set()
+    wait_for(lambda: not check.is_alive())
+    state, error = server.manager.statuses("m")[2]
+    assert state == versions.State.END
+    assert "the server stops" in error or where == "warm-up"

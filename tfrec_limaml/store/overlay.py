@@ -135,8 +135,10 @@ def entries_to_take_over(
     """Entries of the overlay of `source` that are newer than the data of `record`.
 
     They are converted for `record`. Damaged entries are left out, and all of them if the widths
-    differ.
+    differ or another model made them.
     """
+    if source.model and record.model and source.model != record.model:
+        return {}
     times = {key: event_time(key, entry, source) for key, entry in entries.items()}
     keys = [key for key, time in times.items() if time is not None]
     if not keys or source.embedding_dim != record.embedding_dim:

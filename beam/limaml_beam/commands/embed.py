@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
@@ -236,10 +237,22 @@ def _publish(
     try:
         return publish(arguments.output, store, column, options.keep_generations).identifier
     except StoreError as error:
-        raise StoreError(
-            f"{error}; the embeddings are complete in {arguments.output}: once the store answers, "
-            f"repeat the command with --publish-only"
-        ) from error
+        raise StoreError(f"{error}; {_remedy(arguments.output, store)}") from error
+
+
+def _remedy(output: str, store: EmbeddingStore) -> str:
+    """What to do about a store that refused an output."""
+    from limaml_beam.generate_embeddings.report import read_report
+
+    report, newest = read_report(output), ""
+    with contextlib.suppress(StoreError):
+        newest = max((g.identifier for g in store.generations(report["model_version"])), default="")
+    if newest > report["generation"]:
+        return f"{newest} is published already: run the embedding job again for a newer generation"
+    return (
+        f"the embeddings are complete in {output}: once the store answers, repeat the command "
+        "with --publish-only"
+    )
 
 
 def render(report: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from tfrec_limaml.errors import LimamlError
 
 if TYPE_CHECKING:
     from limaml_beam.update.job import Update
+    from limaml_beam.update.patience import Tell
 
 DESCRIPTION = """\
 Waits for interactions, in files of a folder or in messages of a Kafka topic, and updates with them
@@ -46,6 +47,8 @@ IGNORED = (
         needs=("--from-kafka",),
     ),
     Rule(("--poll-seconds",), needs=("--from-folder",)),
+    Rule(("--metrics-port",), not_with=("--as-pipeline",)),
+    Rule(("--metrics-host",), needs=("--metrics-port",)),
     Rule(("--expansion-service",), needs=("--as-pipeline",)),
 )
 
@@ -71,6 +74,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="time between checks for updated members whose rows left the window (default: "
         "%(default)s)",
+    )
+    parser.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="N",
+        help="serve Prometheus metrics at http://127.0.0.1:N/metrics",
+    )
+    parser.add_argument(
+        "--metrics-host", default="127.0.0.1", help="address for the metrics (default: %(default)s)"
     )
     folder = parser.add_argument_group("with --from-folder")
     folder.add_argument(
@@ -127,6 +139,7 @@ def _add_kafka_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs the stream."""
+    from limaml_beam.update.metrics import serving_metrics
     from tfrec_limaml.store import open_store
 
     if arguments.from_kafka is not None and not arguments.topic:
@@ -145,12 +158,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         settings = dataclasses.replace(
             update.settings_from(arguments, store), expire_seconds=arguments.expire_seconds
         )
-        return (_kafka if arguments.from_folder is None else _folder)(arguments, settings)
+        source = _kafka if arguments.from_folder is None else _folder
+        with serving_metrics(_tell, arguments.metrics_host, arguments.metrics_port) as tell:
+            return source(arguments, settings, tell)
     finally:
         store.close()
 
 
-def _folder(arguments: argparse.Namespace, settings: Update) -> dict[str, Any]:
+def _folder(arguments: argparse.Namespace, settings: Update, tell: Tell) -> dict[str, Any]:
     from limaml_beam.update.stream import Stream, stream
 
     return stream(
@@ -160,11 +175,11 @@ def _folder(arguments: argparse.Namespace, settings: Update) -> dict[str, Any]:
             poll_seconds=arguments.poll_seconds,
             idle_seconds=arguments.stop_when_idle,
         ),
-        _tell,
+        tell,
     )
 
 
-def _kafka(arguments: argparse.Namespace, settings: Update) -> dict[str, Any]:
+def _kafka(arguments: argparse.Namespace, settings: Update, tell: Tell) -> dict[str, Any]:
     from limaml_beam.update.kafka import stream_kafka
     from limaml_beam.update.kafka_settings import KafkaStream, read_client_file
 
@@ -180,7 +195,7 @@ def _kafka(arguments: argparse.Namespace, settings: Update) -> dict[str, Any]:
             idle_seconds=arguments.stop_when_idle,
             client={} if config is None else read_client_file(Path(config)),
         ),
-        _tell,
+        tell,
     )
 
 

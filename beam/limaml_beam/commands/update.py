@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limaml_beam.commands.beam_flags import add_beam_flag
+from limaml_beam.commands.beam_flags import add_beam_flag, add_report_flags, report_paths
 from limaml_beam.commands.ignored_options import Rule, refuse_engine, refuse_ignored
 from limaml_beam.update import defaults
 from tfrec_limaml.cli import Command
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "interactions", nargs="+", metavar="NEW_INTERACTIONS", help="files, folders or patterns"
     )
     add_shared_arguments(parser)
+    add_report_flags(parser)
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,18 +98,33 @@ def refuse_runner(flags: Sequence[str], command: str, otherwise: str = "") -> No
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs one update."""
+    from limaml_beam.io import outcome
     from limaml_beam.update.job import Updater
-    from limaml_beam.update.lock import exclusive
     from tfrec_limaml.store import open_store
 
     refuse_ignored(arguments, add_arguments, IGNORED)
     refuse_runner(arguments.beam, "limaml update")
-    with exclusive(Path(arguments.work)):
-        store = open_store(arguments.store)
-        try:
-            return Updater(settings_from(arguments, store)).update(arguments.interactions)
-        finally:
-            store.close()
+    reported = outcome.reported("update", report_paths(arguments), arguments.metrics_file)
+    with reported as report, _update_lock(Path(arguments.work)):
+        outcome.stage("update")
+        with contextlib.closing(open_store(arguments.store)) as store:
+            result = Updater(settings_from(arguments, store)).update(arguments.interactions)
+        rows = result["rows"]
+        counts = {f"rows_{state}": rows[state] for state in ("read", "used")}
+        counts |= {f"skipped:{reason}": number for reason, number in rows["skipped"].items()}
+        report |= {**result, "counts": counts}
+    return result
+
+
+@contextlib.contextmanager
+def _update_lock(work: Path) -> Iterator[None]:
+    """Holds the lock of updates."""
+    from limaml_beam.io import outcome
+    from limaml_beam.update.lock import exclusive
+
+    outcome.stage(outcome.LOCK)
+    with exclusive(work):
+        yield
 
 
 def render(report: dict[str, Any]) -> str:

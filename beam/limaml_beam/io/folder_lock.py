@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from tfrec_limaml.errors import LimamlError
+
+_POLL_SECONDS, _LONGEST_WAIT_SECONDS = 0.5, 600.0
 
 
 class BusyError(LimamlError):
@@ -43,27 +47,43 @@ def exclusive(work: Path, lock: Lock, wait: bool = False) -> Iterator[None]:
     Args:
         work: The work folder.
         lock: The kind of lock.
-        wait: Wait for another process instead of raising `BusyError`.
+        wait: Wait some minutes for another process, and say so on stderr, before `BusyError` is
+            raised.
 
     Raises:
         BusyError: Another process holds the lock.
         LimamlError: The folder cannot be used.
     """
+    path = work / lock.file
     try:
-        file = open(work / lock.file, "a+")  # noqa: SIM115 - held until the end of the block
+        file = open(path, "a+")  # noqa: SIM115 - held until the end of the block
     except OSError as error:
         raise LimamlError(f"cannot use the work folder {work}: {error}") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
+        end = time.monotonic() + _LONGEST_WAIT_SECONDS
+        told = False
+        while not _is_taken(file):
             file.seek(0)
             process = file.read().strip() or "unknown"
-            raise BusyError(lock.busy.format(process=process, work=work)) from error
+            if not wait or time.monotonic() >= end:
+                raise BusyError(lock.busy.format(process=process, work=work))
+            if not told:
+                told = True
+                sys.stderr.write(f"limaml: waiting for process {process}, which holds {path}\n")
+            time.sleep(_POLL_SECONDS)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+def _is_taken(file: TextIO) -> bool:
+    """Takes the lock, if no other process holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def is_held(work: Path, lock: Lock) -> bool:

@@ -29,6 +29,8 @@ _TIMES = {
     LAST_SUCCESS: "When the last successful run ended.",
     LAST_LOCKED: "When a run was last refused because another one held its folder.",
 }
+#: Labels of the times from interaction to store.
+QUANTILES = {"p50": "0.5", "p99": "0.99"}
 #: Counts by feature, table or reason: their names here, and their label.
 _LABELLED_COUNTS = {
     "skipped": ("rows_skipped", "reason"),
@@ -36,7 +38,10 @@ _LABELLED_COUNTS = {
     "unreadable": ("values_unreadable", "feature"),
     "unknown_key": ("unknown_keys", "table"),
 }
-_TASKS = ("tasks_read", "embedded", "carried", "kept_outside_window", "aged_out", "rows")
+_TASKS = (
+    *("tasks_read", "embedded", "carried", "kept_outside_window", "aged_out", "rows"),
+    *("tasks", "upserted", "ignored_as_older"),
+)
 
 
 def check(path: str) -> None:
@@ -124,8 +129,14 @@ def _add_counts(metrics: _Metrics, report: Mapping[str, Any]) -> None:
             metrics.set(
                 "run_tasks", "Tasks of the embedding job by state.", report[name], state=name
             )
-    for reason, number in (report.get("dead_letters") or {}).items():
+    letters = report.get("dead_letters")  # of an update their number; its `counts` have the reasons
+    for reason, number in letters.items() if isinstance(letters, Mapping) else ():
         metrics.set("run_dead_letters", "Tasks that were refused.", number, reason=reason)
+    for quantile, seconds in (report.get("lag_seconds") or {}).items():
+        metrics.set(
+            *("run_lag_seconds", "Seconds from interaction to store.", seconds),
+            quantile=QUANTILES[quantile],
+        )
 
 
 class _Metrics:

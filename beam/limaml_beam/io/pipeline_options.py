@@ -8,7 +8,11 @@ import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
 
-from limaml_beam.io.beam_internals import end_late_workers, end_workers_with_this_process
+from limaml_beam.io.beam_internals import (
+    end_late_workers,
+    end_workers_with_this_process,
+    fail_with_dead_workers,
+)
 from tfrec_limaml.errors import LimamlError
 
 #: The switching DirectRunner of recent Beam releases first looks for a Prism binary on the network;
@@ -42,6 +46,7 @@ def local_by_default(flags: list[str]) -> PipelineOptions:
         _refuse_unknown_flags(flags)
         end_late_workers()
         end_workers_with_this_process()
+        fail_with_dead_workers()
     return options
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
 
+from limaml_beam.io import worker_process
 from tfrec_limaml.cli import TerminatedError
 from tfrec_limaml.errors import LimamlError
 
@@ -34,11 +35,12 @@ def readable(output: str) -> Iterator[None]:
         output: Where the pipeline writes, for messages.
 
     Raises:
-        LimamlError: The worker's, without the runner's additions; or a file that could not be
-            written.
+        LimamlError: The worker's, without the runner's additions; a file that could not be
+            written; or a worker process that was killed.
         KeyboardInterrupt: Ctrl-C or SIGTERM came while a step ran; runners pass it on as a
             `RuntimeError`.
     """
+    worker_process.failures.clear()
     try:
         yield
     except LimamlError as error:
@@ -52,6 +54,8 @@ def readable(output: str) -> Iterator[None]:
             raise LimamlError(_STEP_SUFFIX.sub("", match.group(1))) from error
         if match := _FILE_ERROR.search(str(error)):
             raise _cannot_write(output, match.group(1)) from error
+        if worker_process.failures:
+            raise LimamlError(worker_process.failures[0]) from error
         raise
 
 

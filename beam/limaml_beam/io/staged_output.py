@@ -115,7 +115,7 @@ def remove_partial_outputs(output: Path) -> None:
 
 
 def publish(staging: str, output: str) -> None:
-    """Renames the staged files to the output.
+    """Renames the staged files to the output, and removes what `keep_dead_letters` kept before.
 
     If folders can be renamed, a former output is moved away first and removed last. On object
     stores the former output is removed, then files are renamed one by one, the marker last.
@@ -123,6 +123,8 @@ def publish(staging: str, output: str) -> None:
     output = output.rstrip("/")
     if files.has_folders(output):
         _rename_folder(staging, output)
+        if files.is_local(output):
+            shutil.rmtree(_rejected_of(output), ignore_errors=True)
         return
     discard(output)
     marker, other_files = _split_off_marker(staging)
@@ -135,16 +137,22 @@ def publish(staging: str, output: str) -> None:
 def keep_dead_letters(staging: str, output: str) -> str | None:
     """Moves the dead letters of a failed local run to ``<output>.rejected``.
 
+    They stay until a run to the same output succeeds.
+
     Returns:
         That folder; None without dead letters.
     """
     letters = Path(staging) / DEAD_LETTERS
     if not files.is_local(output) or not letters.is_dir() or not any(letters.glob("*.jsonl")):
         return None
-    rejected = Path(f"{output.rstrip('/')}.rejected")
+    rejected = _rejected_of(output)
     shutil.rmtree(rejected, ignore_errors=True)
     letters.rename(rejected)
     return str(rejected)
+
+
+def _rejected_of(output: str) -> Path:
+    return Path(f"{output.rstrip('/')}.rejected")
 
 
 def discard(directory: str) -> None:

@@ -7,6 +7,7 @@ runner that has ended, and prints a traceback at Ctrl-C.
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import signal
 import sys
@@ -15,6 +16,8 @@ import time
 from typing import Any
 
 BEAM_MODULE = "apache_beam.runners.worker.sdk_worker_main"
+#: How worker processes of this process's jobs ended, if they did not end well.
+failures: list[str] = []
 
 
 def command_line(beam_command: str, parent: int) -> str:
@@ -23,6 +26,29 @@ def command_line(beam_command: str, parent: int) -> str:
     if not found or rest:
         return beam_command
     return f"exec {interpreter} -m {__name__} {parent}"  # exec: no shell in between
+
+
+def note_failure(beam_error: str) -> str:
+    """Adds the end of a worker process to `failures`, and returns it.
+
+    Args:
+        beam_error: The runner's error, which ends with the exit code; negative after a signal.
+    """
+    found = re.search(r"-?\d+$", beam_error)
+    code = int(found[0]) if found else 1
+    if code < 0:
+        memory = " (out of memory?)" if -code == signal.SIGKILL else ""
+        failure = (
+            f"a worker process was killed by signal {-code}{memory}; repeat the command, with "
+            "fewer --workers if memory is short"
+        )
+    else:
+        failure = (
+            f"a worker process ended with exit code {code}: the lines above may name the cause; "
+            "remove it, or leave out --workers"
+        )
+    failures.append(failure)
+    return failure
 
 
 def _end_with(parent: int) -> None:

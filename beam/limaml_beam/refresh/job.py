@@ -37,6 +37,7 @@ from limaml_beam.io import outcome
 from limaml_beam.refresh import checks, days
 from limaml_beam.refresh.options import Refresh
 from limaml_beam.refresh.outputs import (
+    check_reference,
     clear,
     current_name,
     mark_checked,
@@ -70,19 +71,18 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     work = settings.work
     outputs = work / "embeddings"
     outcome.note(published=None)
-    two_definitions.check_options(settings.embed, read_manifest(settings.adapter))
-    publish_pending(settings, outputs)
-    reference = published_report(outputs, settings.store)
-    clear(work, reference, settings.store)
+    manifest = read_manifest(settings.adapter)
+    two_definitions.check_options(settings.embed, manifest)
+    reference, warnings = _begin(settings, outputs, manifest)
     outcome.stage("prepare")
-    options = prepare_options(settings.prepare, read_manifest(settings.adapter)).replace(
+    options = prepare_options(settings.prepare, manifest).replace(
         erased=settings.store.erased(), keep_rows=settings.keep_rows
     )
     flags = [*settings.flags, *settings.embed.worker_flags]
     card = prepare(options, str(next_tasks(work)), flags, overwrite=True)
     quality = card["quality"]
     outcome.note(rows_prepared=card["rows"]["used"], quality=quality)
-    check_results, warnings = _check_input(settings, outputs, reference, card)
+    check_results = _check_input(settings, outputs, reference, card, warnings)
     outcome.stage("embed")
     source = _carried_from(settings, reference)
     report, output = _generate(settings, outputs, source)
@@ -92,7 +92,7 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     check_results += checks.check_run(str(output), report, previous, reference, settings.limits)
     _require(check_results)
     _write_quality(outputs, reference, output, quality)
-    replaced = current_name(settings.store, read_manifest(settings.adapter).model_version)
+    replaced = current_name(settings.store, manifest.model_version)
     write_plan(next_tasks(work), Plan(settings.adapter, options, output.name, replaced))
     mark_checked(output, source)
     outcome.stage("publish")
@@ -106,6 +106,18 @@ def refresh(settings: Refresh) -> dict[str, Any]:
         result["updates"] = _reconcile(settings, output, card)
         outcome.note(updates=result["updates"])
     return result
+
+
+def _begin(
+    settings: Refresh, outputs: Path, manifest: Manifest
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Publishes what an earlier run left, and clears; the published run's report, and warnings."""
+    warnings = publish_pending(settings, outputs)
+    reference = published_report(outputs, settings.store)
+    warnings += check_reference(outputs, reference, settings.store, manifest.model_version)
+    outcome.note(warnings=warnings)
+    clear(settings.work, reference, settings.store)
+    return reference, warnings
 
 
 def _reconcile(settings: Refresh, output: Path, card: dict[str, Any]) -> dict[str, Any]:
@@ -128,13 +140,18 @@ def prepare_options(options: PrepareOptions, manifest: Manifest) -> PrepareOptio
 
 
 def _check_input(
-    settings: Refresh, outputs: Path, reference: dict[str, Any] | None, card: dict[str, Any]
-) -> tuple[list[checks.Check], list[str]]:
-    """The checks of the input, all passed, and warnings."""
+    settings: Refresh,
+    outputs: Path,
+    reference: dict[str, Any] | None,
+    card: dict[str, Any],
+    warnings: list[str],
+) -> list[checks.Check]:
+    """The checks of the input, all passed; adds to the warnings."""
     training_quality = read_manifest(settings.adapter).training_quality
     published_quality = _published_quality(outputs, reference)
     empty = days.newly_empty(card["quality"], published_quality)
-    warnings = [f"no rows on {days.text(empty)}; were these days delivered?"] if empty else []
+    if empty:
+        warnings.append(f"no rows on {days.text(empty)}; were these days delivered?")
     outcome.note(warnings=warnings)
     outcome.stage(outcome.CHECK)
     prepared = settings_of(card)
@@ -143,7 +160,7 @@ def _check_input(
         card["quality"], training_quality, published_quality, settings.limits, window
     )
     _require(check_results)
-    return check_results, warnings
+    return check_results
 
 
 def _published_quality(outputs: Path, reference: dict[str, Any] | None) -> dict[str, Any]:

@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.artefacts import manifest_digest
 from limaml_beam.generate_embeddings.publish import publish
 from limaml_beam.generate_embeddings.report import read_report
-from limaml_beam.io import outcome, staged_output
+from limaml_beam.io import files, outcome, staged_output
 from limaml_beam.refresh.options import Refresh
 from limaml_beam.update.lock import exclusive
 from limaml_beam.update.plan import read_plan
@@ -50,7 +51,8 @@ def publish_output(output: Path, settings: Refresh) -> str:
     Raises:
         LimamlError: It carries over vectors of a generation that was rolled back meanwhile.
     """
-    condemned = _condemned_source(output, settings.store)
+    version = read_report(str(output))["model_version"]
+    condemned = _condemned_source(output, settings.store, version)
     if condemned:
         raise LimamlError(
             f"not published: generation {condemned}, whose vectors were carried over, was rolled "
@@ -76,31 +78,91 @@ def is_published(work: Path, generation: str) -> bool:
     return (work / "embeddings" / generation / _PUBLISHED_MARK).exists()
 
 
-def publish_pending(settings: Refresh, outputs: Path) -> None:
+def publish_pending(settings: Refresh, outputs: Path) -> list[str]:
     """Publishes an output that passed its checks in an earlier run but was not published.
 
     The current run then continues from it instead of adapting everything again.
+
+    Returns:
+        Warnings, if the output is damaged: it is removed then.
     """
-    identifiers = {generation.identifier for generation in settings.store.generations()}
-    pending = [
-        folder
-        for folder in sorted(outputs.glob("*"))
-        if (folder / _CHECKED_MARK).exists()
-        and not (folder / _PUBLISHED_MARK).exists()
-        and folder.name > max(identifiers, default="")
-        and not _condemned_source(folder, settings.store)
-    ]
-    for folder in pending[-1:]:
-        if read_report(str(folder))["manifest_digest"] == manifest_digest(settings.adapter):
-            outcome.stage("publish_pending")
-            outcome.note(published_pending=publish_output(folder, settings))
+    for folder in sorted(outputs.glob("*"), reverse=True):
+        if not (folder / _CHECKED_MARK).exists() or (folder / _PUBLISHED_MARK).exists():
+            continue
+        try:
+            report = _whole_report(folder)
+        except LimamlError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            return [f"an output that was not published yet is damaged and was removed: {error}"]
+        if _is_pending(folder, settings.store, report["model_version"]):
+            if report["manifest_digest"] == manifest_digest(settings.adapter):
+                outcome.stage("publish_pending")
+                outcome.note(published_pending=publish_output(folder, settings))
+            break
+    return []
 
 
-def _condemned_source(output: Path, store: EmbeddingStore) -> str | None:
+def _is_pending(output: Path, store: EmbeddingStore, version: int) -> bool:
+    """Whether an output is newer than the generations of its model version in the store."""
+    identifiers = {generation.identifier for generation in store.generations(version)}
+    return output.name > max(identifiers, default="") and not _condemned_source(
+        output, store, version
+    )
+
+
+def _whole_report(output: Path) -> dict[str, Any]:
+    """The report of an output whose files hold as many rows as it says; else `LimamlError`."""
+    report, rows = read_report(str(output)), _rows(output)
+    if rows != report["rows"]:
+        raise LimamlError(f"{output} holds {rows} embeddings, its report says {report['rows']}")
+    return report
+
+
+def _rows(output: Path) -> int:
+    """Rows of an output; raises `LimamlError` if a file cannot be opened."""
+    return sum(map(tables.row_count, tables.embedding_files(str(output))))
+
+
+def _condemned_source(output: Path, store: EmbeddingStore, version: int) -> str | None:
     """The generation whose vectors an output carries over, if it was condemned since."""
     source = (output / _CHECKED_MARK).read_text(encoding="utf-8")
-    states = {generation.identifier: generation.state for generation in store.generations()}
+    states = {g.identifier: g.state for g in store.generations(version)}
     return source if states.get(source) == "condemned" else None
+
+
+def check_reference(
+    outputs: Path, reference: dict[str, Any] | None, store: EmbeddingStore, version: int
+) -> list[str]:
+    """Checks that a run can be compared with the published one.
+
+    Args:
+        outputs: The folder of the outputs.
+        reference: The published run's report, from `published_report`.
+        store: The store.
+        version: The model version of this run.
+
+    Returns:
+        A warning, if the current generation's output is missing or has no report.
+
+    Raises:
+        LimamlError: The published output is damaged.
+    """
+    if reference is not None:
+        output = outputs / reference["generation"]
+        try:
+            _rows(output)
+        except LimamlError as error:
+            raise LimamlError(
+                f"the published output is damaged: {error}; remove {output} and repeat the "
+                "command: it adapts all tasks, and compares with nothing"
+            ) from error
+    current = current_name(store, version)
+    if current and not files.exists(str(outputs / current / staged_output.REPORT_FILE)):
+        return [
+            f"nothing was compared with the current generation {current}, and all tasks were "
+            f"adapted: {outputs / current} has no report"
+        ]
+    return []
 
 
 def published_report(outputs: Path, store: EmbeddingStore) -> dict[str, Any] | None:

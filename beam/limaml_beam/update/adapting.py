@@ -19,11 +19,13 @@ import pyarrow as pa
 
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.adapter import load_model, packed_adapter
+from limaml_beam.generate_embeddings.artefacts import manifest_digest
 from limaml_beam.generate_embeddings.packed_adapter import PackedAdapter
 from limaml_beam.generate_embeddings.record_batches import batches_by_width
 from limaml_beam.generate_embeddings.transforms import ToTables
 from limaml_beam.generate_embeddings.turns import turns_of
 from limaml_beam.update.state import Offset
+from tfrec_limaml.errors import VersionMismatchError
 from tfrec_limaml.manifest import Manifest
 
 _BATCH_SIZE = 256
@@ -31,6 +33,10 @@ _SERVING_TAG = "serve"
 
 #: Maps a turn and task keys (as in a store) to the known offsets of that turn.
 LookUp: TypeAlias = Callable[[int, Sequence[str]], Mapping[str, Offset]]
+
+
+class OtherModelError(VersionMismatchError):
+    """The model in memory is not the one that is needed."""
 
 
 @dataclasses.dataclass
@@ -54,16 +60,26 @@ class TaskAdapter:
     Args:
         adapter: ``adapter/<version>``.
         manifest: Its manifest.
+        digest: The manifest's digest.
     """
 
-    def __init__(self, adapter: str, manifest: Manifest) -> None:
-        self._path, self._manifest = adapter, manifest
+    def __init__(self, adapter: str, manifest: Manifest, digest: str) -> None:
+        self._path, self._manifest, self._digest = adapter, manifest, digest
         self._model: Any = None
 
     def load(self) -> None:
-        """Loads the model, which the first call of `adapt` does otherwise."""
+        """Loads the model, which the first call of `adapt` does otherwise.
+
+        Raises:
+            OtherModelError: Another export is in its place since the manifest was read.
+        """
         if self._model is None:
-            self._model = load_model(self._path, [_SERVING_TAG], 0)
+            model = load_model(self._path, [_SERVING_TAG], 0)
+            if manifest_digest(self._path) != self._digest:
+                raise OtherModelError(
+                    f"{self._path} was replaced by another export before it was loaded: try again"
+                )
+            self._model = model
 
     def adapt(self, records: Sequence[Sequence[bytes]], look_up: LookUp) -> AdaptedTasks:
         """Adapts tasks.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +14,15 @@ _DAY_SECONDS = 86_400
 
 
 def write_letters(work: Path, letters: Sequence[str]) -> None:
-    """Appends dead letters, JSON lines, to those of the day."""
+    """Appends dead letters, JSON lines, to those of the day; they are on the disk afterwards."""
     if letters:
         folder = _folder(work)
         folder.mkdir(parents=True, exist_ok=True)
         day = dt.datetime.now(dt.UTC).strftime("%Y%m%d")
         with open(folder / f"{day}.jsonl", "a", encoding="utf-8") as file:
             file.writelines(f"{letter}\n" for letter in letters)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def remove_letters(work: Path, days: float) -> int:

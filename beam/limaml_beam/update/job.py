@@ -36,7 +36,7 @@ from limaml_beam.refresh.outputs import is_published
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, TIME
 from limaml_beam.update import defaults
-from limaml_beam.update.adapting import TaskAdapter
+from limaml_beam.update.adapting import OtherModelError, TaskAdapter
 from limaml_beam.update.dead_letters import write_letters
 from limaml_beam.update.look_up import TurnLookUp, current_generation
 from limaml_beam.update.merging import merge_rows, records_of, without_erased
@@ -45,7 +45,7 @@ from limaml_beam.update.new_rows import NewRows, read_messages, read_new
 from limaml_beam.update.plan import read_plan
 from limaml_beam.update.state import UpdateState, prefix_of, state_folder
 from tfrec_limaml.datasets.text_format import text_format
-from tfrec_limaml.errors import LimamlError, NotCurrentError, VersionMismatchError
+from tfrec_limaml.errors import LimamlError, NotCurrentError
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.store import EmbeddingStore, Upserted
 from tfrec_limaml.tasks.folder import DATA_CARD_FILE
@@ -98,14 +98,19 @@ class Updater:
         self._settings = settings
         self._plan = read_plan(settings.work / "tasks")
         self._adapter_path = settings.adapter or self._plan.adapter
+        self._digest = manifest_digest(self._adapter_path)
         self._manifest = read_manifest(self._adapter_path)
         self._definitions = (self._manifest.task_definition, *self._manifest.joint_definitions)
         self._tasks = settings.work / "tasks"
-        self._task_adapter = TaskAdapter(self._adapter_path, self._manifest)
+        self._task_adapter = TaskAdapter(self._adapter_path, self._manifest, self._digest)
 
     def load(self) -> None:
         """Loads the model, which the first update does otherwise."""
         self._task_adapter.load()
+
+    def is_replaced(self) -> bool:
+        """Whether another export is now in the place of this updater's."""
+        return manifest_digest(self._adapter_path) != self._digest
 
     def update(self, patterns: Sequence[str]) -> dict[str, Any]:
         """Adds new interactions; call it within `exclusive`.
@@ -187,6 +192,7 @@ class Updater:
         """The current generation of the store.
 
         Raises:
+            OtherModelError: It was made by another model than this updater's.
             NotCurrentError: The records are not those that it was made of, nor those of the one
                 that a refresh is about to publish.
         """
@@ -195,8 +201,8 @@ class Updater:
         current, plan = current_generation(store, version), read_plan(self._tasks)
         models = {g.identifier: g.model for g in store.generations(version)}
         is_next = plan.generation not in models and not is_published(work, plan.generation)
-        if models.get(current, "") not in ("", manifest_digest(self._adapter_path)):
-            raise VersionMismatchError(
+        if models.get(current, "") not in ("", self._digest):
+            raise OtherModelError(
                 f"generation {current!r} was made by another model with the same version number, "
                 f"{version}, than {self._adapter_path}; run `limaml refresh` with this export"
             )

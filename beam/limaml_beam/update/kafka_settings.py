@@ -69,17 +69,20 @@ def check_batches(seconds: float, messages: int) -> None:
 
 
 def read_client_file(path: Path) -> dict[str, str]:
-    """Settings of the client library, one ``name=value`` per line; ``#`` begins a comment."""
+    """Settings of the client library, one ``name=value`` per line; ``#`` begins a comment.
+
+    Raises `LimamlError` without the text of a wrong line, which may be a password.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise LimamlError(f"cannot read {path}: {error}") from error
     lines = [line.strip() for line in text.splitlines()]
     settings = {}
-    for line in lines:
+    for number, line in enumerate(lines, 1):
         if line and not line.startswith("#"):
             name, equals, value = line.partition("=")
             if not equals:
-                raise LimamlError(f"{path}: expected name=value, found {line!r}")
+                raise LimamlError(f"{path}, line {number}: expected name=value, found no =")
             settings[name.strip()] = value.strip()
     return settings

@@ -1,4 +1,4 @@
-"""An updater that keeps running: it waits while the store is unavailable, and follows refreshes."""
+"""An updater that keeps running: it waits for the store and for refreshes, which it follows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from limaml_beam.io.folder_lock import BusyError
+from limaml_beam.update.adapting import OtherModelError
 from limaml_beam.update.job import Update, Updater
 from limaml_beam.update.lock import exclusive
 from limaml_beam.update.plan import Plan, read_plan
-from tfrec_limaml.errors import LimamlError, StoreError
+from tfrec_limaml.errors import LimamlError, StoreError, VersionMismatchError
 
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
 #: Receives the report of every update, and ``{"waiting": reason}`` while the updater waits.
@@ -58,8 +59,7 @@ class PatientUpdater:
 
     def __init__(self, settings: Update, tell: Tell, sleep: Sleep = time.sleep) -> None:
         self._settings, self._tell, self._sleep = settings, tell, sleep
-        self._updater, self._plan = Updater(settings), _settings_of(settings.work)
-        self._updater.load()
+        self._load()
         self.work, self.totals = settings.work, Totals()
         self._last = time.monotonic()
 
@@ -92,20 +92,36 @@ class PatientUpdater:
         while True:
             try:
                 with exclusive(self._settings.work):
-                    self._follow()
-                    report = update(self._updater)
+                    report = self._run_once(update)
                 self._last = time.monotonic()
                 return report
-            except (StoreError, BusyError) as error:
+            except (StoreError, BusyError, OtherModelError) as error:
                 self.totals.waits += 1
                 self._tell({"waiting": str(error), "seconds": wait})
                 self._sleep(wait)
                 wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
-    def _follow(self) -> None:
-        """Follows a refresh with another export or other options."""
-        if (plan := _settings_of(self._settings.work)) != self._plan:
-            self._updater, self._plan = Updater(self._settings), plan
+    def _run_once(self, update: Callable[[Updater], dict[str, Any]]) -> dict[str, Any]:
+        """Runs one update; follows a refresh with another export or other options.
+
+        Another export may be in the place of the former one. Until a refresh has used it, the model
+        in memory goes on to adapt for the generation that it made.
+        """
+        if _settings_of(self._settings.work) != self._plan:
+            self._load()
+        try:
+            return update(self._updater)
+        except VersionMismatchError:
+            if not self._updater.is_replaced():
+                raise
+            self._load()
+            return update(self._updater)
+
+    def _load(self) -> None:
+        plan = _settings_of(self._settings.work)
+        self._updater = Updater(self._settings)
+        self._updater.load()
+        self._plan = plan
 
 
 def _settings_of(work: Path) -> Plan:

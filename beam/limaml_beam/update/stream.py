@@ -1,32 +1,41 @@
 """``limaml stream``: files that arrive in a folder, one micro-batch after another.
 
 A file is done once its rows are in the store; ``<work>/updates/done.jsonl`` records it by name,
-size and time. Files that a killed stream had not recorded are read again, which changes nothing,
-because rows are identified by their content. While the store is unavailable the stream waits: files
-stay in the folder.
+size and time, as long as it is in the folder. Files that a killed stream had not recorded are read
+again, which changes nothing, because rows are identified by their content. While the store is
+unavailable the stream waits: files stay in the folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from stat import S_ISREG
+from typing import Any, NamedTuple, TypeAlias
 
 from limaml_beam.io.read_errors import SourceError
 from limaml_beam.io.sources import format_of
 from limaml_beam.update.dead_letters import write_letters
 from limaml_beam.update.defaults import POLL_SECONDS
 from limaml_beam.update.job import Update, Updater
+from limaml_beam.update.lock import exclusive
 from limaml_beam.update.patience import PatientUpdater, Sleep, Tell, check_idle
+from tfrec_limaml import staging
 from tfrec_limaml.errors import LimamlError
 
 #: Name, size and modification time of a file.
 _Mark: TypeAlias = tuple[str, int, int]
+
+
+class _File(NamedTuple):
+    """A file of the folder."""
+
+    path: str
+    mark: _Mark
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,18 +87,19 @@ def stream(
         LimamlError: An error that waiting does not solve: a work folder without rows, a changed
             schema.
     """
-    done = _Done(settings.update.work / "updates" / "done.jsonl")
+    done = _Done(settings.update.work / "updates" / "done.jsonl", _listed(settings.folder))
     updater, files = PatientUpdater(settings.update, tell, sleep), 0
     last = time.monotonic()
     while True:
-        arrived = _readable(_arrived(settings.folder, done), done, updater)
-        arrived = arrived[: settings.files_per_update]
+        listed = _listed(settings.folder)
+        done.forget_all_but(listed)
+        arrived = _readable(_arrived(listed, done), done, updater)[: settings.files_per_update]
         if arrived:
-            paths = [str(path) for path, _ in arrived]
-            report = updater.run(functools.partial(Updater.update, patterns=paths))
-            done.add([mark for _, mark in arrived])
-            files += len(arrived)
-            tell({"files": len(arrived), **report})
+            batch = _Batch(arrived)
+            report = updater.run(batch.update)
+            done.add([file.mark for file in batch.files])
+            files += len(batch.files)
+            tell({"files": len(batch.files), **report})
             last = time.monotonic()
             continue
         updater.run_idle()
@@ -99,10 +109,39 @@ def stream(
         sleep(settings.poll_seconds)
 
 
-class _Done:
-    """The files whose rows are in the store."""
+@dataclasses.dataclass
+class _Batch:
+    """The files of one update: those that are still in the folder at the update's last attempt."""
 
-    def __init__(self, path: Path) -> None:
+    files: list[_File]
+
+    def update(self, updater: Updater) -> dict[str, Any]:
+        """Updates with the files; a file that is removed or replaced meanwhile is left out."""
+        self._drop_changed_files()
+        while self.files:
+            try:
+                return updater.update([file.path for file in self.files])
+            except SourceError:
+                if not self._drop_changed_files():
+                    raise
+        return updater.update_due()
+
+    def _drop_changed_files(self) -> bool:
+        """Whether any file was removed or replaced."""
+        before = len(self.files)
+        self.files = [file for file in self.files if _file_at(file.path) == file]
+        return len(self.files) < before
+
+
+class _Done:
+    """The files whose rows are in the store.
+
+    Args:
+        path: Where they are recorded.
+        listed: The files of the folder; those that are no longer in it are forgotten.
+    """
+
+    def __init__(self, path: Path, listed: Sequence[_File]) -> None:
         self._path, self._marks = path, set[_Mark]()
         path.parent.mkdir(parents=True, exist_ok=True)
         text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -112,11 +151,17 @@ class _Done:
                 self._marks.add((name, size, modified))
             except ValueError:
                 continue  # the last line of a killed stream
-        if text and not text.endswith("\n"):
-            path.write_text(f"{text}\n", encoding="utf-8")
+        self.forget_all_but(listed)
+        lines = [f"{json.dumps(mark)}\n" for mark in self._marks]
+        if sorted(lines) != sorted(text.splitlines(keepends=True)):
+            staging.write_text(path, "".join(lines))
 
     def __contains__(self, mark: _Mark) -> bool:
         return mark in self._marks
+
+    def forget_all_but(self, listed: Sequence[_File]) -> None:
+        """Forgets files that are no longer in the folder, until the next start not on the disk."""
+        self._marks.intersection_update(file.mark for file in listed)
 
     def add(self, marks: Sequence[_Mark]) -> None:
         """Remembers files, on the disk."""
@@ -127,31 +172,40 @@ class _Done:
         self._marks.update(marks)
 
 
-def _arrived(folder: Path, done: _Done) -> list[tuple[Path, _Mark]]:
+def _listed(folder: Path) -> list[_File]:
+    """The files that are complete: not empty, and without a temporary name."""
+    with os.scandir(folder) as entries:
+        paths = [entry.path for entry in entries if not entry.name.startswith((".", "_"))]
+    return [file for file in map(_file_at, paths) if file is not None]
+
+
+def _file_at(path: str) -> _File | None:
+    """The file; None if it is empty, or was removed meanwhile."""
+    try:
+        stat = os.stat(path)
+    except FileNotFoundError:
+        return None
+    mark = (os.path.basename(path), stat.st_size, stat.st_mtime_ns)
+    return _File(path, mark) if S_ISREG(stat.st_mode) and stat.st_size else None
+
+
+def _arrived(listed: Sequence[_File], done: _Done) -> list[_File]:
     """Files that are not recorded as done, the oldest first."""
-    arrived = []
-    for path in folder.iterdir():
-        if path.name.startswith((".", "_")) or not path.is_file():
-            continue
-        stat = path.stat()
-        mark = (path.name, stat.st_size, stat.st_mtime_ns)
-        if stat.st_size and mark not in done:
-            arrived.append((path, mark))
-    return sorted(arrived, key=lambda entry: (entry[1][2], entry[1][0]))
+    arrived = [file for file in listed if file.mark not in done]
+    return sorted(arrived, key=lambda file: (file.mark[2], file.mark[0]))
 
 
-def _readable(
-    arrived: list[tuple[Path, _Mark]], done: _Done, updater: PatientUpdater
-) -> list[tuple[Path, _Mark]]:
+def _readable(arrived: Sequence[_File], done: _Done, updater: PatientUpdater) -> list[_File]:
     """The arrived files of a known format; the others become dead letters."""
     readable = []
-    for path, mark in arrived:
+    for file in arrived:
         try:
-            format_of(str(path))
-            readable.append((path, mark))
+            format_of(file.path)
+            readable.append(file)
         except SourceError as error:
-            letter = {"reason": "unreadable_file", "file": str(path), "detail": str(error)}
-            write_letters(updater.work, [json.dumps(letter, ensure_ascii=False)])
+            letter = {"reason": "unreadable_file", "file": file.path, "detail": str(error)}
+            with exclusive(updater.work, wait=True):  # an erasure may rewrite the day's letters
+                write_letters(updater.work, [json.dumps(letter, ensure_ascii=False)])
             updater.totals.dead_letters += 1
-            done.add([mark])
+            done.add([file.mark])
     return readable

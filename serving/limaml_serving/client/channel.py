@@ -14,6 +14,15 @@ from tfrec_limaml.errors import LimamlError
 
 #: Codes after which a retry is safe.
 RETRIED_CODES = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
+#: Of several servers, one that fails almost all calls gets none for a while, because a server that
+#: is frozen keeps its connections. It is tried again after 10 seconds, later after up to a minute.
+_OUTLIER_DETECTION = {
+    "interval": "5s",
+    "baseEjectionTime": "10s",
+    "maxEjectionTime": "60s",
+    "maxEjectionPercent": 50,
+    "failurePercentageEjection": {"threshold": 90, "minimumHosts": 2, "requestVolume": 3},
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +87,12 @@ def channel_options(
 
 
 def _service_config(retries: int) -> dict[str, Any]:
-    config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+    balancing: list[dict[str, Any]] = [{"round_robin": {}}]
+    without_frozen = {**_OUTLIER_DETECTION, "childPolicy": balancing}
+    # gRPC uses the first policy that it knows.
+    config: dict[str, Any] = {
+        "loadBalancingConfig": [{"outlier_detection_experimental": without_frozen}, *balancing]
+    }
     if retries:
         config["retryThrottling"] = {"maxTokens": 100, "tokenRatio": 0.1}
         config["methodConfig"] = [

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, NamedTuple
 
 from limaml_serving.client.steps import LookUp
 from tfrec_limaml.errors import LimamlError, StoreError
@@ -14,6 +15,13 @@ from tfrec_limaml.store.base import EmbeddingStore
 #: Concurrent look-ups. If a store does not answer, all of them are busy, and further look-ups end
 #: at their time limit without a call.
 _THREADS = 16
+
+
+class _Waiting(NamedTuple):
+    """A look-up that waits for a thread."""
+
+    future: Future[Any]
+    step: LookUp
 
 
 class LookUps:
@@ -35,7 +43,9 @@ class LookUps:
             )
         self._store = store
         self._local = bool(getattr(store, "local", False))
-        self._threads: ThreadPoolExecutor | None = None
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._threads, self._closed = 0, False
         self._lock = threading.Lock()
 
     def look_up(self, step: LookUp) -> Any:
@@ -55,12 +65,32 @@ class LookUps:
             raise
 
     def submit(self, step: LookUp) -> Future[Any]:
-        """The future answer, computed in a thread."""
+        """The future answer, computed in a thread; raises `RuntimeError` after `close`.
+
+        The threads are daemons: at the end of the process, nobody waits for a store that hangs.
+        """
+        future: Future[Any] = Future()
         with self._lock:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(_THREADS, "limaml-look-up")
-            submit: Callable[..., Future[Any]] = self._threads.submit
-        return submit(self.look_up_here, step)
+            if self._closed:
+                raise RuntimeError("the look-ups are closed")
+            self._waiting.put(_Waiting(future, step))
+            if not self._idle.acquire(blocking=False) and self._threads < _THREADS:
+                self._threads += 1
+                name = f"limaml-look-up-{self._threads}"
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+        return future
+
+    def _work(self) -> None:
+        while (waiting := self._waiting.get()) is not None:
+            if waiting.future.set_running_or_notify_cancel():
+                try:
+                    answer = self.look_up_here(waiting.step)
+                except BaseException as error:  # noqa: BLE001 - of whoever waits for the answer
+                    waiting.future.set_exception(error)
+                else:
+                    waiting.future.set_result(answer)
+            del waiting
+            self._idle.release()
 
     def look_up_here(self, step: LookUp) -> Any:
         """The store's answer, computed in this thread; errors are `StoreError`."""
@@ -75,5 +105,10 @@ class LookUps:
 
     def close(self) -> None:
         """Accepts no more look-ups; does not wait for blocked ones."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            with contextlib.suppress(queue.Empty):
+                while (waiting := self._waiting.get_nowait()) is not None:
+                    waiting.future.cancel()
+            for _ in range(self._threads):
+                self._waiting.put(None)

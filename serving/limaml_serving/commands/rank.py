@@ -234,7 +234,7 @@ def _rank_lines(ranker: Ranker, source: Iterable[bytes], top: int | None) -> tup
             sys.stderr.write(f"limaml: line {number}: {error}\n")
         else:
             sys.stdout.write(json.dumps({"line": number, **_as_json(ranked)}) + "\n")
-    sys.stdout.flush()
+            sys.stdout.flush()  # whoever reads the lines may wait for this one
     return lines, bad
 
 

@@ -18,6 +18,9 @@ from tfrec_limaml.tensorflow_setup import import_tensorflow
 if TYPE_CHECKING:
     from limaml_serving.server import EmbeddedServer, ModelSettings, Tls
 
+#: gRPC's messages are smaller than 2 GiB.
+_LARGEST_MB = 2047
+
 _DESCRIPTION = """\
 Serves exported models over gRPC with TensorFlow Serving's protocol (Predict, GetModelMetadata,
 GetModelStatus, HandleReloadConfigRequest, health, reflection). A development and single-node
@@ -207,6 +210,12 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, option)
         if value is not None and value < 1:
             raise LimamlError(f"--{option.replace('_', '-')} must be at least 1, received {value}")
+    for option in ("max_message_mb", "max_response_mb"):
+        if getattr(arguments, option) > _LARGEST_MB:
+            raise LimamlError(
+                f"--{option.replace('_', '-')} must be at most {_LARGEST_MB}, received "
+                f"{getattr(arguments, option)}"
+            )
     for option in ("max_queue", "grace_seconds"):
         if not getattr(arguments, option) >= 0:
             raise LimamlError(

@@ -120,12 +120,7 @@ class EmbeddedServer:
         self._metrics_address = None if metrics_port is None else (metrics_host, metrics_port)
         protected = _is_loopback(host) or (tls is not None and tls.client_ca is not None)
         self._may_reload = protected if allow_reload is None else allow_reload
-        self._limits = Limits(
-            rows=max_rows,
-            decoded_bytes=max_message_bytes,
-            response_bytes=max_response_bytes,
-            strict_shapes=strict_shapes,
-        )
+        self._limits = _limits(max_rows, max_message_bytes, max_response_bytes, strict_shapes)
         self._make_pools(workers or os.cpu_count() or 2, max_queue)
         self.metrics.watch_last_check(lambda: self.manager.last_check)
         self._health = self._health_of_services()
@@ -235,6 +230,21 @@ class EmbeddedServer:
         """True once every configured model has an available version."""
         available = self.manager.available()
         return bool(available) and all(available.values())
+
+
+def _limits(
+    rows: int, max_message_bytes: int, max_response_bytes: int, strict_shapes: bool
+) -> Limits:
+    sizes = {"max_message_bytes": max_message_bytes, "max_response_bytes": max_response_bytes}
+    for name, size in sizes.items():
+        if not 1 <= size < 2**31:  # gRPC's own limit
+            raise ConfigError(f"{name} must be between 1 and 2**31 - 1, received {size}")
+    return Limits(
+        rows=rows,
+        decoded_bytes=max_message_bytes,
+        response_bytes=max_response_bytes,
+        strict_shapes=strict_shapes,
+    )
 
 
 def _is_loopback(host: str) -> bool:

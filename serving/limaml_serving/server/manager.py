@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 #: The disk counts as watched while the last check is no older than this many seconds, or ten polls.
 _STALE_SECONDS = 60.0
+#: Longest wait for a version that is being loaded when the server stops.
+_STOP_SECONDS = 5.0
 
 
 class ModelManager:
@@ -76,14 +78,22 @@ class ModelManager:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops checking and retires every version; runs still in progress end as CANCELLED."""
+        """Stops checking and retires every version; runs still in progress end as CANCELLED.
+
+        A warm-up in progress ends too. A version that loads for more than a few seconds is left to
+        its thread, which ends with the process.
+        """
         self._stopped.set()
-        if self._thread is not None:
-            self._thread.join()
-        with self._changing:
-            for version in self._all_versions():
-                version.retire()
-                version.cancel()
+        for version in self._all_versions():
+            version.stop_loading()
+        free = self._changing.acquire(timeout=_STOP_SECONDS)
+        for version in self._all_versions():
+            version.retire()
+            version.cancel()
+        if free:
+            self._changing.release()
+            if self._thread is not None:
+                self._thread.join(_STOP_SECONDS)
 
     def refresh(self) -> None:
         """Checks the disk once, and loads and retires accordingly.
@@ -249,6 +259,8 @@ class ModelManager:
             if not missing:
                 break
             for number in missing:
+                if self._stopped.is_set():
+                    return
                 version = Version(model=settings.name, number=number, directory=versions[number])
                 by_number = {**by_number, number: version}
                 self._versions = {**self._versions, settings.name: by_number}

@@ -93,6 +93,8 @@ class Version:
     error: str = ""
     fingerprint_before: tuple[tuple[str, int, int], ...] = ()
     runner: SavedModelRunner | None = None
+    _warming_up: SavedModelRunner | None = None
+    _stopped: bool = False
     _users: int = 0
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
@@ -135,10 +137,30 @@ class Version:
         check_inside(self.directory, base_path)
         runner = SavedModelRunner(self.directory)
         try:
-            return runner, warm_up(runner, self.directory)
+            with self._lock:
+                self._warming_up = runner
+            self._check_not_stopped()
+            count = warm_up(runner, self.directory)
+            with self._lock:
+                self._warming_up = None
+            self._check_not_stopped()
+            return runner, count
         except BaseException:
+            with self._lock:
+                self._warming_up = None
             runner.close()
             raise
+
+    def _check_not_stopped(self) -> None:
+        if self._stopped:
+            raise LoadError("the server stops")
+
+    def stop_loading(self) -> None:
+        """Ends a warm-up in progress, so that `load` ends with an error soon."""
+        with self._lock:
+            self._stopped = True
+            if self._warming_up is not None:
+                self._warming_up.cancel()
 
     def acquire(self) -> SavedModelRunner | None:
         """The loaded model, kept until `release`; ``None`` if it is not available."""

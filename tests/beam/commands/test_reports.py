@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -174,7 +175,14 @@ def test_embeddings_that_could_not_be_published_are_published_later_without_the_
     assert (report["outcome"], report["stage"]) == ("done", "publish")
     store = open_store(address)
     assert store.current(7).identifier == report["published"] == report["generation"]
+    with store.new_generation(7, 3, "99991231T000000Z") as writer:
+        writer.put(["u1"], np.zeros((1, 3), np.float32))
+        writer.publish(1)
     store.close()
+    assert main([*command, "--publish-only"]) == 2
+    error = capsys.readouterr().err
+    assert "99991231T000000Z is published already: run the embedding job again" in error
+    assert "--publish-only" not in error
 
 
 def test_embed_says_what_it_did_in_sentences(tmp_path, export, write_tasks, encode, capsys):

@@ -12,7 +12,7 @@ from apache_beam.runners.portability import local_job_service
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
 
 from limaml_beam.io import beam_internals as internals
-from limaml_beam.io import worker_process
+from limaml_beam.io import runner_errors, worker_process
 from tfrec_limaml.errors import LimamlError
 
 SLOW_WORKER = """
@@ -33,6 +33,30 @@ flags = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
 pipeline = beam.Pipeline(options=local_by_default(flags))
 pipeline | beam.Create([3]) | beam.Map(refuse)
 pipeline.run().wait_until_finish()
+"""
+KILLED_JOB = """
+import os, signal, sys
+import apache_beam as beam
+from limaml_beam.io import runner_errors
+from limaml_beam.io.pipeline_options import local_by_default
+from tfrec_limaml.errors import LimamlError
+
+def die(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+flags = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
+pipeline = beam.Pipeline(options=local_by_default(flags))
+pipeline | beam.Create([3]) | beam.Map(die) | beam.GroupBy() | beam.Map(print)
+try:
+    with runner_errors.readable("out"):
+        pipeline.run().wait_until_finish()
+except LimamlError as error:
+    sys.exit(str(error))
+"""
+KILLED_AT_ITS_START = """
+import os, signal
+if os.environ.get("WORKER_ID"):
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 WAITING_JOB = """
 import time
@@ -64,6 +88,24 @@ def test_a_failing_job_ends_although_a_worker_starts_late(tmp_path):
         check=False,
     )
     assert "ValueError: received 3" in done.stderr
+    assert done.returncode == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["", KILLED_AT_ITS_START], ids=["while it runs", "at its start"])
+def test_a_job_whose_worker_is_killed_ends_with_one_line_that_says_so(tmp_path, start):
+    (tmp_path / "sitecustomize.py").write_text(start)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_JOB],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1].startswith("a worker process was killed by signal 9 (out")
+    assert "Traceback" not in done.stderr
     assert done.returncode == 1
 
 
@@ -108,6 +150,19 @@ def test_workers_are_started_by_the_changed_command_once():
     assert worker._worker_command_line == worker_process.command_line(command.decode(), os.getpid())
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(-9, r"signal 9 \(out of memory\?\); "), (-15, "signal 15; "), (1, "code 1: ")],
+)
+def test_the_end_of_a_worker_process_is_named(code, said):
+    def end():
+        worker_process.note_failure(f"Worker subprocess exited with return code {code}")
+        raise RuntimeError("Channel closed prematurely.")
+
+    with pytest.raises(LimamlError, match=said), runner_errors.readable("out"):
+        end()
+
+
 def test_a_worker_that_connects_after_the_end_is_told_so():
     internals.end_late_workers()
     internals.end_late_workers()
@@ -125,6 +180,8 @@ def test_a_worker_that_connects_after_the_end_is_told_so():
         (internals.end_late_workers, worker_handlers.ControlConnection, "close"),
         (internals.end_late_workers, worker_handlers.BeamFnControlServicer, "_DONE_MARKER"),
         (internals.end_workers_with_this_process, local_job_service, "SubprocessSdkWorker"),
+        (internals.fail_with_dead_workers, worker_handlers, "SubprocessSdkWorkerHandler"),
+        (internals.fail_with_dead_workers, worker_handlers.ControlConnection, "push"),
     ],
 )
 def test_what_a_version_lacks_is_named_with_the_version(monkeypatch, change, owner, name):

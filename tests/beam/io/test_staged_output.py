@@ -4,6 +4,7 @@ import pytest
 
 from limaml_beam.io import staged_output
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.tasks.folder import DEAD_LETTERS
 
 
 def test_a_file_that_cannot_be_created_says_why_and_not_that_it_cannot_be_removed(tmp_path):
@@ -50,3 +51,14 @@ def test_a_file_is_hidden_until_it_replaces_the_former_one_in_one_step(tmp_path,
         assert staged_output.is_incomplete(str(incomplete))
     assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"new"]
     assert not staged_output.is_incomplete(str(path))
+
+
+def test_dead_letters_of_a_failed_run_stay_until_a_run_to_the_same_output_succeeds(tmp_path):
+    output, staging = str(tmp_path / "tasks"), tmp_path / "staging"
+    (staging / DEAD_LETTERS).mkdir(parents=True)
+    (staging / DEAD_LETTERS / "0.jsonl").write_text("{}\n")
+    rejected = staged_output.keep_dead_letters(str(staging), output)
+    assert rejected == f"{output}.rejected"
+    assert (tmp_path / "tasks.rejected" / "0.jsonl").exists()
+    staged_output.publish(str(staging), output)
+    assert [path.name for path in tmp_path.iterdir()] == ["tasks"]

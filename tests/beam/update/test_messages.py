@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from limaml_beam.update.kafka_settings import read_client_file
 from limaml_beam.update.messages import Message, decode
+from tfrec_limaml.errors import LimamlError
 
 
 def read(*rows, columns=("a",)):
@@ -66,3 +68,11 @@ def test_a_column_that_is_called_like_the_version_is_a_column():
     row = {"a": 1, "model_version": 3}
     table, poison = read(row, columns=("a", "model_version"))
     assert (table.num_rows, poison) == (1, [])
+
+
+def test_a_wrong_line_of_a_client_file_is_named_by_its_number_not_by_its_secret(tmp_path):
+    path = tmp_path / "client"
+    path.write_text("# remark\n\nsasl.password: hunter2\n")
+    with pytest.raises(LimamlError, match=r"client, line 3: expected name=value") as raised:
+        read_client_file(path)
+    assert "hunter2" not in str(raised.value)

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import os
+from pathlib import Path
 
 import apache_beam as beam
 import pytest
@@ -9,6 +11,7 @@ from apache_beam.testing import test_stream as stream_of_tests
 from update_world import ROWS, after
 
 from limaml_beam.update import pipeline
+from limaml_beam.update import stream as stream_module
 from limaml_beam.update.job import Update, UpdateState
 from limaml_beam.update.pipeline import ByMember
 from limaml_beam.update.stream import Stream, stream
@@ -78,6 +81,73 @@ def test_while_the_store_is_away_the_stream_waits_longer_and_longer_and_loses_no
     assert (done["waits"], done["upserted"]) == (8, 1)
     assert "connection refused" in reports[0]["waiting"]
     assert sums(arriving, "u3") == [6]
+
+
+def test_a_file_that_is_removed_while_the_stream_waits_does_not_end_it(arriving, monkeypatch):
+    paths = [arriving.write([(user, 5.0, 1)], f"in/{user}.parquet") for user in ("u3", "u4")]
+    original = LmdbStore.upsert
+
+    def away_once(*arguments):
+        monkeypatch.setattr(LmdbStore, "upsert", original)
+        raise StoreError("connection refused")
+
+    monkeypatch.setattr(LmdbStore, "upsert", away_once)
+    reports = []
+    done = stream(settings(arriving), reports.append, lambda seconds: os.remove(paths[0]))
+    assert (done["waits"], done["files"], done["upserted"]) == (1, 1, 1)
+    assert sums(arriving, "u3", "u4") == [1, 6]
+
+    monkeypatch.setattr(LmdbStore, "upsert", away_once)
+    path = arriving.write([("u5", 5.0, 1)], "in/u5.parquet")
+    done = stream(settings(arriving), reports.append, lambda seconds: os.remove(path))
+    assert (done["waits"], done["files"], done["upserted"]) == (1, 0, 0)
+
+
+def test_a_file_that_is_removed_while_the_folder_is_listed_does_not_end_the_stream(
+    arriving, monkeypatch
+):
+    arriving.write([("u3", 5.0, 1)], "in/a.parquet")
+    listed = stream_module._listed
+
+    def removed_afterwards(folder):
+        files = listed(folder)
+        for path in folder.iterdir():
+            path.unlink()
+        return files
+
+    monkeypatch.setattr(stream_module, "_listed", removed_afterwards)
+    assert stream(settings(arriving), lambda report: None)["files"] == 0
+    (arriving.folder / "in" / "gone").symlink_to("nowhere")  # as between the name and its size
+    assert listed(arriving.folder / "in") == []
+
+
+def test_done_files_that_are_removed_leave_the_list_of_done_files(arriving):
+    marks = arriving.work / "updates" / "done.jsonl"
+    for name in "ab":
+        arriving.write([("u3", 5.0, 1)], f"in/{name}.parquet")
+    assert stream(settings(arriving), lambda report: None)["files"] == 2
+    (arriving.folder / "in" / "a.parquet").unlink()
+    assert stream(settings(arriving), lambda report: None)["files"] == 0
+    assert [json.loads(line)[0] for line in marks.read_text().splitlines()] == ["b.parquet"]
+    before = marks.stat()
+    assert stream(settings(arriving), lambda report: None)["files"] == 0
+    assert marks.stat() == before  # not written again
+
+
+def test_dead_letters_are_on_the_disk_before_their_file_is_done(arriving, monkeypatch):
+    arriving.write([("u3", 5.0, 60)], "in/a.parquet")  # later than now
+    synced, fsync = [], os.fsync
+
+    def noting(descriptor):
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.suffix == ".jsonl":
+            synced.append((path.name, path.read_text().count("\n")))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    assert stream(settings(arriving), lambda report: None)["dead_letters"] == 1
+    names = [path.name for path in (arriving.work / "updates" / "dead_letter").iterdir()]
+    assert synced == [(*names, 1), ("done.jsonl", 1)]
 
 
 def test_poison_files_are_dead_letters_and_hold_nothing_up(arriving):

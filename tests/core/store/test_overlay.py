@@ -11,9 +11,9 @@ from tfrec_limaml.store import Upserted
 KEYS = ["a", "b", "c"]
 
 
-def write(store, identifier, values=(1, 2, 3), keys=KEYS, event_times=None, version=1):
+def write(store, identifier, values=(1, 2, 3), keys=KEYS, event_times=None, version=1, model=""):
     matrix = np.repeat(np.array(values, np.float32)[:, None], 2, axis=1)
-    with store.new_generation(version, 2, identifier) as writer:
+    with store.new_generation(version, 2, identifier, model) as writer:
         writer.put(list(keys), matrix)
         return writer.publish(len(keys), event_times)
 
@@ -79,6 +79,14 @@ def test_an_upsert_into_a_generation_that_readers_do_not_see_is_refused(store):
     with pytest.raises(NotCurrentError, match="None is"):
         upsert(store, "g2", {"a": (9, 1)}, version=2)
     assert read(store) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("models", "newest"), [(("m", "m"), 40), (("", "m"), 40), (("m", "n"), 4)])
+def test_vectors_of_another_model_are_not_taken_over_however_new(store, models, newest):
+    write(store, "g1", model=models[0])
+    upsert(store, "g1", {"a": (40, 9)})
+    write(store, "g2", (4, 5, 6), event_times=known_until(a=1), model=models[1])
+    assert read(store) == [newest, 5, 6]
 
 
 @pytest.mark.parametrize(

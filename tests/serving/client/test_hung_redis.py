@@ -10,12 +10,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
 
 from limaml_serving import AsyncRanker
 from limaml_serving.client import look_up
+from limaml_serving.client.steps import LookUp
 from tfrec_limaml.store import open_store
 
 
@@ -93,3 +97,57 @@ def test_a_new_client_of_a_cluster_with_a_hung_node_keeps_the_deadline(
         assert (ranker.counters.store_errors, ranker.counters.deadline_exceeded) == (3, 0)
     finally:
         os.kill(process, signal.SIGCONT)
+
+
+HANGING = """
+import time
+from limaml_serving.client.look_up import LookUps
+from limaml_serving.client.steps import LookUp
+
+class Store:
+    def get_many(self, keys, model_version):
+        time.sleep(3600)
+
+look_ups = LookUps(Store())
+try:
+    look_ups.look_up(LookUp(["7"], 1, 0.01))
+except TimeoutError:
+    look_ups.close()
+    print("closed")
+"""
+
+
+def test_a_process_ends_although_a_store_hangs():
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout == "closed\n"
+
+
+def test_look_ups_take_turns_on_the_threads_and_end_when_they_are_closed():
+    begun, released = threading.Semaphore(0), threading.Event()
+
+    class Store:
+        def get_many(self, keys, model_version):
+            begun.release()
+            released.wait()
+            return keys
+
+    look_ups = look_up.LookUps(Store())
+    answers = [look_ups.submit(LookUp([n], 1, 60.0)) for n in range(5)]
+    for _ in range(2):  # the number of threads
+        begun.acquire()
+    assert not begun.acquire(blocking=False)
+    answers[4].cancel()
+    released.set()
+    assert [answer.result(60) for answer in answers[:4]] == [[0], [1], [2], [3]]
+    released.clear()
+    answers = [look_ups.submit(LookUp([n], 1, 60.0)) for n in range(3)]
+    for _ in range(4):
+        begun.acquire()
+    look_ups.close()
+    assert [answer.cancelled() for answer in answers] == [False, False, True]
+    with pytest.raises(RuntimeError, match="closed"):
+        look_ups.submit(LookUp([0], 1, 60.0))
+    released.set()
+    assert [answer.result(60) for answer in answers[:2]] == [[0], [1]]

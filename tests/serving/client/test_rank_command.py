@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,8 +29,9 @@ def rank(server, make_manifest, tmp_path, monkeypatch, capsys):
         writer.publish()
     store.close()
 
-    def run(text: bytes, *more: str) -> tuple[int, list[dict], list[str]]:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    def run(lines, *more: str) -> tuple[int, list[dict], list[str]]:
+        source = io.BytesIO(lines) if isinstance(lines, bytes) else lines
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=source))
         settings = [
             "--target",
             server.target,
@@ -63,6 +65,20 @@ def test_every_line_is_ranked_with_the_stored_embedding(rank):
     assert out[0]["model_version"] == 1
     assert out[0]["filled"] == ["image"]
     assert "ranked 2 of 2 lines; 4 candidates, 4 with a meta embedding" in err[-1]
+
+
+def test_a_line_is_written_before_the_next_one_comes(rank, tmp_path, monkeypatch):
+    written, line = [], json.dumps(GOOD).encode()
+
+    def lines():
+        for _ in range(2):
+            yield line
+            written.append((tmp_path / "ranked").read_text().count("\n"))
+
+    with open(tmp_path / "ranked", "w") as file, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", file)
+        assert rank(lines())[0] == 0
+    assert written == [1, 2]
 
 
 def test_the_example_that_it_shows_is_a_line_that_it_ranks(rank):

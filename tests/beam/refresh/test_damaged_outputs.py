@@ -1,0 +1,120 @@
+"""Refreshes whose earlier outputs are damaged, of another model, or in use."""
+
+import fcntl
+import shutil
+
+import numpy as np
+import pytest
+from daily_rows import expected, sums
+
+from limaml_beam.io import folder_lock
+from limaml_beam.refresh import outputs
+from tfrec_limaml.cli import main
+from tfrec_limaml.errors import StoreError
+from tfrec_limaml.store import open_store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(f"lmdb:{tmp_path}/store")
+
+
+@pytest.fixture
+def leave_pending(raw, arguments, result, monkeypatch):
+    """``leave_pending()``: an output of the first day that passed its checks only; its name."""
+
+    def run():
+        def unreachable(*_, **__):
+            raise StoreError("the store did not answer")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(outputs, "publish", unreachable)
+            assert main(["refresh", raw(1), *arguments]) == 2
+        return result()["generation"]
+
+    return run
+
+
+def empty_a_file(tmp_path, generation):
+    file = next((tmp_path / "work" / "embeddings" / generation).glob("embeddings-*.parquet"))
+    file.write_bytes(b"")
+    return file
+
+
+@pytest.mark.parametrize("damage", ["embeddings", "report"])
+def test_a_damaged_output_that_was_not_published_is_removed_with_a_warning(
+    raw, arguments, result, tmp_path, store, leave_pending, damage
+):
+    name = leave_pending()
+    if damage == "embeddings":
+        file = empty_a_file(tmp_path, name)
+    else:
+        file = tmp_path / "work" / "embeddings" / name / "report.json"
+        file.unlink()
+    assert main(["refresh", raw(1), *arguments]) == 0
+    (warning,) = result()["warnings"]
+    assert "an output that was not published yet is damaged and was removed" in warning
+    assert file.name in warning
+    assert "published_pending" not in result()
+    assert [g.identifier for g in store.generations(7)] == [result()["generation"]]
+    np.testing.assert_array_equal(sums(store), expected(1))
+
+
+def test_a_damaged_published_output_is_named_with_a_remedy_that_helps(
+    raw, arguments, result, tmp_path, store, capsys
+):
+    assert main(["refresh", raw(1), *arguments]) == 0
+    name = result()["published"]
+    empty_a_file(tmp_path, name)
+    for more in ([], ["--full"]):
+        assert main(["refresh", raw(1), *arguments, *more]) == 2
+        folder = tmp_path / "work" / "embeddings" / name
+        assert f"remove {folder} and repeat the command" in capsys.readouterr().err
+    shutil.rmtree(folder)
+    assert main(["refresh", raw(1), *arguments]) == 0
+    assert f"current generation {name}, and all tasks were adapted" in result()["warnings"][0]
+    assert "check: nothing was compared" in capsys.readouterr().out
+    assert (result()["embedded"], result()["carried"]) == (30, 0)
+    assert main(["refresh", raw(1), *arguments]) == 0
+    assert result()["warnings"] == []
+
+
+def test_a_published_output_without_its_report_is_warned_about(raw, arguments, result, tmp_path):
+    assert main(["refresh", raw(1), *arguments]) == 0
+    (tmp_path / "work" / "embeddings" / result()["published"] / "report.json").unlink()
+    assert main(["refresh", raw(1, members=20), *arguments]) == 0
+    assert "nothing was compared with the current generation" in result()["warnings"][0]
+
+
+def test_a_newer_generation_of_another_version_does_not_stop_an_output_that_is_pending(
+    raw, arguments, result, store, leave_pending
+):
+    name = leave_pending()
+    for identifier in ("99991231T000000Z", "99991231T000001Z"):
+        with store.new_generation(8, 3, identifier) as writer:
+            writer.put(["u1"], np.zeros((1, 3), np.float32))
+            writer.publish(1)
+    store.rollback(8)  # condemns one of them
+    assert main(["refresh", raw(1), *arguments]) == 0
+    assert result()["published_pending"] == name
+    assert (result()["embedded"], result()["carried"]) == (0, 30)
+
+
+def test_a_refresh_says_what_it_waits_for_and_gives_up(
+    raw, arguments, result, tmp_path, store, monkeypatch, capsys
+):
+    monkeypatch.setattr(folder_lock, "_LONGEST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(folder_lock, "_POLL_SECONDS", 0.01)
+    command = ["refresh", raw(1), *arguments, "--keep-rows"]
+    (tmp_path / "work").mkdir()
+    with open(tmp_path / "work" / "update.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write("4711\n")
+        file.flush()
+        assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.count("waiting for process 4711, which holds ") == 1
+    assert "another update (process 4711) is using" in error
+    assert main(command) == 0
+    assert len(store.generations(7)) == 2
+    assert "waiting" not in capsys.readouterr().err

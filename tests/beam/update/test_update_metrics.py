@@ -1,0 +1,95 @@
+"""What Prometheus sees of updates and streams."""
+
+import json
+import urllib.request
+
+import pytest
+from ports import free_port
+
+from limaml_beam.update.metrics import serving_metrics
+from tfrec_limaml.cli import main
+from tfrec_limaml.errors import LimamlError
+
+REPORT = {
+    "rows": {"read": 5, "used": 3, "skipped": {"label": 2}},
+    **{"tasks": 2, "left_window": 0, "upserted": 2, "dead_letters": 2, "seconds": 0.1},
+    "lag_seconds": {"p50": 1.5, "p99": 4.0},
+}
+
+
+def _metrics(url):
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+
+
+def test_a_stream_answers_with_what_it_has_done_and_whether_it_waits():
+    told = []
+    with serving_metrics(told.append, "127.0.0.1", 0) as tell:
+        url = told[0]["metrics"]
+        tell(REPORT)
+        tell({"files": 1, **REPORT, "lag_seconds": None})
+        done = _metrics(url)
+        tell({"waiting": "the store is unavailable", "seconds": 1.0})
+        waiting = _metrics(url)
+    assert told[1:] == [
+        REPORT,
+        {"files": 1, **REPORT, "lag_seconds": None},
+        {"waiting": "the store is unavailable", "seconds": 1.0},
+    ]
+    totals = {
+        'limaml_stream_rows_total{state="read"}': 10,
+        'limaml_stream_rows_total{state="used"}': 6,
+        'limaml_stream_lag_seconds{quantile="0.99"}': 4,
+        **{"limaml_stream_updates_total": 2, "limaml_stream_tasks_total": 4},
+        **{"limaml_stream_embeddings_total": 4, "limaml_stream_dead_letters_total": 4},
+        **{"limaml_stream_waiting": 0, "limaml_stream_waits_total": 0},
+    }
+    assert {name: float(done[name]) for name in totals} == totals
+    assert float(done["limaml_stream_last_update_timestamp_seconds"]) > 1.7e9
+    assert [waiting[f"limaml_stream_{name}"] for name in ("waiting", "waits_total")] == [
+        "1.0",
+        "1.0",
+    ]
+    with pytest.raises(OSError, match="refused"):
+        _metrics(url)
+
+
+def test_without_a_port_nothing_listens_and_a_port_that_cannot_be_used_is_named():
+    told = []
+    with serving_metrics(told.append, "127.0.0.1", None) as tell:
+        tell(REPORT)
+    assert told == [REPORT]
+    for port in (70_000, -1):
+        with (
+            pytest.raises(LimamlError, match=f"127.0.0.1:{port}: .*choose another --metrics-port"),
+            serving_metrics(told.append, "127.0.0.1", port),
+        ):
+            pass
+
+
+def test_the_commands_write_and_serve_them(refreshed, capsys):
+    (refreshed.folder / "in").mkdir()
+    refreshed.write([("u3", 5.0, 1)], "in/a.parquet")
+    refreshed.write([("u4", 6.0, 1)], "b.parquet")
+    shared = ["--work", str(refreshed.work), "--store", refreshed.store]
+    shared += ["--window-end", "2022-06-01"]
+    port = str(free_port())
+    stream = ["stream", "--from-folder", str(refreshed.folder / "in"), "--stop-when-idle", "0"]
+    assert main([*stream, *shared, "--metrics-port", port, "--json"]) == 0
+    first, report = map(json.loads, capsys.readouterr().err.splitlines()[:2])
+    assert (first["metrics"], report["upserted"]) == (f"http://127.0.0.1:{port}/metrics", 1)
+    metrics, written = refreshed.folder / "update.prom", refreshed.folder / "update.json"
+    update = ["update", str(refreshed.folder / "b.parquet"), *shared, "--report", str(written)]
+    assert main([*update, "--metrics-file", str(metrics), "--json"]) == 0
+    lines = metrics.read_text().splitlines()
+    for line in (
+        'limaml_run_success{command="update"} 1.0',
+        'limaml_run_rows{command="update",state="used"} 1.0',
+        'limaml_run_tasks{command="update",state="upserted"} 1.0',
+    ):
+        assert line in lines
+    assert any(line.startswith('limaml_run_lag_seconds{command="update",quant') for line in lines)
+    report = json.loads(written.read_text())
+    assert (report["outcome"], report["upserted"]) == ("done", 1)
+    assert main([*update[:2], "--work", str(refreshed.folder / "none"), *shared[2:]]) == 2

@@ -12,6 +12,7 @@ from tfrec_limaml import staging
 from tfrec_limaml.cli import Command, say
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.report.comparison_page import (
+    gain_text,
     mean_of_seeds,
     slice_auc,
     slices,
@@ -89,13 +90,10 @@ def markdown(result: dict[str, Any]) -> str:
             lines.append(f"| {row['name']} | {row.get('note', 'diverged')} | | | | | | | |")
             continue
         name = row["name"] if row["served"] else f"{row['name']} (cannot be stored)"
-        gain = ""
-        if "gain" in row:
-            gain = f"{row['gain']:+.4f} ({row['gain_low']:+.4f} {row['gain_high']:+.4f})"
         spread = "" if row["auc_sd"] is None else f" ({row['auc_sd']:.4f})"
         unadapted = "" if row["auc_unadapted"] is None else f"{row['auc_unadapted']:.4f}"
         line = (
-            f"| {name} | {row['auc_mean']:.4f}{spread} | {unadapted} | {gain} | "
+            f"| {name} | {row['auc_mean']:.4f}{spread} | {unadapted} | {gain_text(row)} | "
             f"{row['log_loss']:.4f} | {row['calibration']:.3f} | {row['gauc']:.4f} | "
             f"{row['ndcg_10']:.4f} | {row['seconds']:.0f} |"
         )

@@ -36,7 +36,15 @@ def lightgbm_ids(data: Data, seed: int) -> Outcome:
     """LightGBM with IDs as categorical features.
 
     It is a separate rival, because the validation rows often choose wrongly between the two.
+
+    Raises:
+        LimamlError: The schema declares no IDs.
     """
+    if not data.encoder.embeddings():
+        raise LimamlError(
+            "the schema declares no IDs: give the column of an ID an embedding_width, with "
+            "encoding vocabulary or hash"
+        )
     return _best(data, seed, ids=True)
 
 

@@ -7,6 +7,7 @@ for each member, L2-regularised coefficients with the global model's logit as of
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import tensorflow as tf
 from tfrec_limaml.comparison.networks import scores
 from tfrec_limaml.comparison.rivals import Data, Outcome
 from tfrec_limaml.comparison.rows import Rows, dense
+from tfrec_limaml.diagnosis.random_intercept import sigmoid
 from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.models import TaskModel
 from tfrec_limaml.training.options import TrainOptions
@@ -27,7 +29,7 @@ Array = npt.NDArray[np.float64]
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0)
 INTERCEPT_PENALTIES = (0.3, 1.0, 3.0, 10.0, np.inf)
 _FIRST_INTERCEPT_PENALTY = 3.0
-NEWTON_STEPS = 5
+NEWTON_STEPS = 30
 
 
 def glmix(data: Data, seed: int) -> Outcome:
@@ -71,9 +73,9 @@ def random_effects(
     penalties = penalty, intercept
     adapted = _adapted(rows, ("train", "validation"), "test", logits, inputs, penalties)
     return Outcome(
-        1 / (1 + np.exp(-adapted)),
+        sigmoid(adapted),
         by_intercept[intercept],
-        unadapted=1 / (1 + np.exp(-logits["test"])),
+        unadapted=sigmoid(logits["test"]),
         settings={
             "penalty": penalty,
             "intercept_penalty": None if np.isinf(intercept) else intercept,
@@ -90,29 +92,59 @@ def with_intercept(inputs: Array, penalty: float, intercept_penalty: float) -> A
     return np.concatenate([inputs, constant], 1)
 
 
-def fit_task(inputs: Array, label: Array, offset: Array, penalty: float) -> Array:
+def fit_task(
+    inputs: Array, label: Array, offset: Array, penalty: float, weight: Array | None = None
+) -> Array:
     """Coefficients ``[F]`` of one task, by Newton's method in its dual form.
 
-    The dual form is smaller if there are fewer rows than features.
+    The dual form is smaller if there are fewer rows than features. A step that raises the objective
+    is halved, until one lowers it or the coefficients stand still.
 
     Args:
         inputs: ``[n, F]``.
         label: 0 or 1, ``[n]``.
         offset: The global logit ``[n]``.
         penalty: L2 penalty of the coefficients.
+        weight: Weights of the rows ``[n]``; 1 by default.
     """
+    weight = np.ones(len(label)) if weight is None else weight
     gram = inputs @ inputs.T
     dual = np.zeros(len(label))
-    for _ in range(NEWTON_STEPS):
+
+    def objective(dual: Array) -> float:
         effect = gram @ dual / penalty
-        probability = 1 / (1 + np.exp(-(offset + effect)))
-        curvature = np.maximum(probability * (1 - probability), 1e-4)
-        target = curvature * effect + label - probability
-        root = np.sqrt(curvature)
-        matrix = np.eye(len(label)) + root[:, None] * gram * root / penalty
-        dual = target - root * np.linalg.solve(matrix, root * (gram @ target)) / penalty
+        logit = offset + effect
+        loss = float(weight @ (np.logaddexp(0, logit) - label * logit))
+        return loss + 0.5 * float(dual @ effect)
+
+    value = objective(dual)
+    for _ in range(NEWTON_STEPS):
+        step = _newton_step(gram, dual, label, offset, penalty, weight)
+        scale, lower = 1.0, objective(dual + step)
+        while lower > value and scale > 1e-4:
+            scale /= 2
+            lower = objective(dual + scale * step)
+        if lower > value:
+            break
+        gained, dual, value = value - lower, dual + scale * step, lower
+        if gained < 1e-9 * (1 + abs(value)):  # this step has made the rest quadratically small
+            break
     coefficients: Array = inputs.T @ dual / penalty
     return coefficients
+
+
+def _newton_step(
+    gram: Array, dual: Array, label: Array, offset: Array, penalty: float, weight: Array
+) -> Array:
+    """The change of the dual ``[n]`` to the minimum of the objective's quadratic form."""
+    effect = gram @ dual / penalty
+    probability = sigmoid(offset + effect)
+    curvature = weight * np.maximum(probability * (1 - probability), 1e-4)
+    target = curvature * effect + weight * (label - probability)
+    root = np.sqrt(curvature)
+    matrix = np.eye(len(label)) + root[:, None] * gram * root / penalty
+    step: Array = target - root * np.linalg.solve(matrix, root * (gram @ target)) / penalty - dual
+    return step
 
 
 def _adapted(
@@ -131,19 +163,29 @@ def _adapted(
     later_keys = rows[later].task_key
     parts = [rows[s] for s in earlier]
     keys = np.concatenate([r.task_key for r in parts])
-    label = np.concatenate([r.label for r in parts]).astype(np.float64)
+    label, weight = (
+        np.concatenate([getattr(r, name) for r in parts]).astype(np.float64)
+        for name in ("label", "weight")
+    )
     offset, features = (np.concatenate([part[s] for s in earlier]) for part in (logits, inputs))
-    order = np.argsort(keys, kind="stable")
-    sorted_keys = keys[order]
+    rows_of, later_rows_of = _rows_by_key(keys), _rows_by_key(later_keys)
     result = logits[later].copy()
-    for key in np.unique(later_keys):
-        first, last = (np.searchsorted(sorted_keys, key, side) for side in ("left", "right"))
-        history = order[first:last]
-        if len(history):
-            mask = later_keys == key
-            weights = fit_task(features[history], label[history], offset[history], penalties[0])
-            result[mask] += inputs[later][mask] @ weights
+    for key, later_rows in later_rows_of.items():
+        history = rows_of.get(key)
+        if history is not None:
+            coefficients = fit_task(
+                *(features[history], label[history], offset[history], penalties[0]),
+                weight[history],
+            )
+            result[later_rows] += inputs[later][later_rows] @ coefficients
     return result
+
+
+def _rows_by_key(keys: npt.NDArray[Any]) -> dict[Any, npt.NDArray[np.int64]]:
+    """The rows of each key."""
+    order = np.argsort(keys, kind="stable")
+    distinct, starts = np.unique(keys[order], return_index=True)
+    return dict(zip(distinct, np.split(order, starts[1:]), strict=True))
 
 
 def _train_scores(model: TaskModel, data: Data) -> Array:

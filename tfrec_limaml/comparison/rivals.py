@@ -182,9 +182,10 @@ def _digest(patterns: Sequence[str]) -> str:
 def _rates(earlier: tuple[Rows, ...], later: Rows) -> Scores:
     label = np.concatenate([rows.label for rows in earlier])
     keys = np.concatenate([rows.task_key for rows in earlier])
+    weight = np.concatenate([rows.weight for rows in earlier])
     distinct_keys, codes = np.unique(keys, return_inverse=True)
-    count, total = np.bincount(codes), np.bincount(codes, label)
-    mean = label.mean()
+    count, total = np.bincount(codes, weight), np.bincount(codes, weight * label)
+    mean = np.average(label, weights=weight)
     rates = (total + SMOOTHING * mean) / (count + SMOOTHING)
     positions = np.minimum(np.searchsorted(distinct_keys, later.task_key), len(distinct_keys) - 1)
     smoothed: Scores = np.where(distinct_keys[positions] == later.task_key, rates[positions], mean)

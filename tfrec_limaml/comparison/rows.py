@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError
@@ -64,13 +65,19 @@ class Rows:
         It is the same after repeating `limaml prepare` on the same data.
         """
         frame = pd.DataFrame(
-            {"key": self.task_key.astype(str), "time": self.timestamp, "label": self.label}
+            {"key": _text(self.task_key), "time": self.timestamp, "label": self.label}
         )
         for name, values in self.columns.items():
             if not name.startswith("history_") and values.ndim == 1:
-                frame[name] = values.astype(str) if values.dtype.kind in "SO" else values
+                frame[name] = _text(values) if values.dtype.kind in "SO" else values
         hashed: npt.NDArray[np.uint64] = pd.util.hash_pandas_object(frame, index=False).to_numpy()
         return hashed
+
+
+def _text(values: Array) -> Array:
+    """Values of UTF-8 bytes ``[N]`` as text."""
+    texts: Array = pa.array(values, pa.binary()).cast(pa.string()).to_numpy(zero_copy_only=False)
+    return texts
 
 
 def read_rows(pattern: str | Sequence[str], schema: Schema) -> Rows:

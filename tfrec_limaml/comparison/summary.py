@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tfrec_limaml.comparison.rows import Rows
 from tfrec_limaml.evaluation.cohorts import history_slices
+from tfrec_limaml.evaluation.evaluate import MIN_TASKS
 from tfrec_limaml.evaluation.metrics import (
     Z_95,
     auc,
@@ -34,9 +35,10 @@ def summarise(runs: Sequence[dict[str, Any]], rows: Rows, reference: str) -> lis
         Entries with ``name``, ``served`` (whether production could serve it), ``seeds``,
         ``auc_mean``, ``auc_sd`` (over seeds; None for one seed), ``auc_unadapted``, ``gain`` over
         the reference's mean AUC with its 95 % interval ``gain_low`` to ``gain_high`` (paired by
-        row, clustered by task, including the variance over seeds), ``log_loss``, ``calibration``,
-        ``gauc``, ``ndcg_10``, ``slices``, ``seconds``; ``diverged`` seeds are listed and excluded;
-        a ``note`` gives the reason if there is no result.
+        row, clustered by task, including the variance over seeds; None with fewer than 30 tasks),
+        ``log_loss`` and ``calibration`` (rows count by their weights), ``gauc``, ``ndcg_10``,
+        ``slices`` (their AUC is None with fewer than 30 tasks), ``seconds``; ``diverged`` seeds are
+        listed and excluded; a ``note`` gives the reason if there is no result.
     """
     names = list(dict.fromkeys(run["name"] for run in runs))
     usable = {name: [r for r in runs if r["name"] == name and _usable(r, rows)] for name in names}
@@ -60,8 +62,9 @@ def summarise(runs: Sequence[dict[str, Any]], rows: Rows, reference: str) -> lis
 def _usable(run: dict[str, Any], rows: Rows) -> bool:
     if "scores" not in run or not np.isfinite(run["scores"]).all():
         return False
-    mean = np.full(len(rows.label), rows.label.mean())
-    return log_loss(rows.label, run["scores"]) < DIVERGED * log_loss(rows.label, mean)
+    mean = np.full(len(rows.label), np.average(rows.label, weights=rows.weight))
+    limit = DIVERGED * log_loss(rows.label, mean, rows.weight)
+    return log_loss(rows.label, run["scores"], rows.weight) < limit
 
 
 def _measure(runs: list[dict[str, Any]], base: list[dict[str, Any]], rows: Rows) -> dict[str, Any]:
@@ -77,18 +80,25 @@ def _measure(runs: list[dict[str, Any]], base: list[dict[str, Any]], rows: Rows)
         "settings": [run["settings"] for run in runs],
     }
     for name, measure in (("log_loss", log_loss), ("calibration", calibration)):
-        entry[name] = float(np.mean([measure(rows.label, r["scores"]) for r in runs]))
+        entry[name] = float(np.mean([measure(rows.label, r["scores"], rows.weight) for r in runs]))
     for name, metric in (("gauc", grouped_auc), ("ndcg_10", ndcg)):
         entry[name] = float(np.mean([metric(rows.task, rows.label, r["scores"]) for r in runs]))
     entry["slices"] = [
         {
             "slice": name,
             "rows": int(mask.sum()),
-            "auc": float(np.mean([auc(rows.label[mask], r["scores"][mask]) for r in runs])),
+            "auc": _slice_auc(runs, rows, mask),
         }
         for name, mask in history_slices(rows.history)
     ]
     return entry | paired_gain(runs, base, rows)
+
+
+def _slice_auc(runs: list[dict[str, Any]], rows: Rows, mask: Array) -> float | None:
+    """The mean AUC of some rows; None if they are of too few tasks."""
+    if len(np.unique(rows.task[mask])) < MIN_TASKS:
+        return None
+    return float(np.mean([auc(rows.label[mask], r["scores"][mask]) for r in runs]))
 
 
 def paired_gain(
@@ -107,4 +117,6 @@ def paired_gain(
     of_rows = float(np.mean([((g.high - g.value) / Z_95) ** 2 for g in gains]))
     of_seeds = float(np.var(values, ddof=1)) / len(values) if len(values) > 1 else 0.0
     value, half = float(np.mean(values)), Z_95 * math.sqrt(of_rows + of_seeds)
+    if len(np.unique(rows.task)) < MIN_TASKS:
+        return {"gain": value, "gain_low": None, "gain_high": None}
     return {"gain": value, "gain_low": value - half, "gain_high": value + half}

@@ -19,6 +19,8 @@ from tfrec_limaml.schema.schema import Schema, parse_time
 from tfrec_limaml.tasks.folder import DATA_CARD_FILE
 from tfrec_limaml.wording import counted
 
+#: Largest share of rows without a value of a column that is not warned of.
+WARN_MISSING = 0.1
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1.0}
 
 
@@ -132,7 +134,7 @@ def _warnings(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> l
     warnings += [
         f"column {name} has no value in {count / len(frame):.0%} of the rows"
         for name, count in missing.items()
-        if count > 0.5 * len(frame) and name in frame
+        if count > WARN_MISSING * len(frame) and name in frame
     ]
     if card.get("share_of_test_tasks_with_history", 1.0) < 0.2:
         warnings.append(

@@ -160,11 +160,22 @@ def _label(frame: pd.DataFrame, known: str | None) -> Label:
             )
     if binary:
         return Label(name=binary[0])
+    if known is not None:
+        raise SchemaError(
+            f"the label {known!r} has values such as {_examples(frame[known])}: write 1 and 0, or "
+            "numbers, in at least nine tenths of the rows"
+        )
     raise SchemaError(
         f"no column looks like a label (0 and 1, or true and false, or a column named rating, "
         f"with at most a tenth of other or missing values) among {list(numbers)}; name it with "
         "--label, or add such a column"
     )
+
+
+def _examples(series: pd.Series) -> str:
+    """Some values of a column, for an error."""
+    values = list(map(str, series.dropna().unique()[:3]))
+    return ", ".join(map(repr, values)) or "none"
 
 
 def _advice(label: Label) -> str:
@@ -186,6 +197,11 @@ def _times(frame: pd.DataFrame, label: str, known: str | None) -> dict[str, str]
         for column, unit in units.items()
         if unit is not None and (unit == "iso" or is_time(column) or column == known)
     }
+    if not times and known is not None:
+        raise SchemaError(
+            f"the timestamp {known!r} has values such as {_examples(frame[known])}: write seconds "
+            "to nanoseconds since 1970, or ISO 8601 text such as 2024-03-01T10:00:00Z"
+        )
     if not times:
         raise SchemaError(
             "no column looks like a time (seconds to nanoseconds since 1970, or ISO 8601 text) "

@@ -24,6 +24,7 @@ from tfrec_limaml.diagnosis.random_intercept import (
 )
 from tfrec_limaml.diagnosis.scored_rows import ScoredRows
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.evaluation.evaluate import MIN_TASKS
 from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.wording import counted
 
@@ -69,7 +70,7 @@ def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
         "rows": len(label),
         "median_history": float(np.median(history)),
         "sources": sources,
-        "verdict": verdict(sources),
+        "verdict": verdict(sources) if len(tested) >= MIN_TASKS else "cannot tell",
     }
 
 
@@ -105,7 +106,11 @@ def _sources(rows: ScoredRows, confidence: float) -> list[dict[str, Any]]:
 
 
 def verdict(sources: Sequence[dict[str, Any]]) -> str:
-    """``"worth it"``, ``"small"``, ``"nothing left"``, or ``"cannot tell"`` with too few rows."""
+    """``"worth it"``, ``"small"``, ``"nothing left"``, or ``"cannot tell"`` with too few rows.
+
+    `diagnose_definition` says ``"cannot tell"`` too if there are fewer than 30 tasks, whose
+    intervals mean little.
+    """
     sure = max((s["history"] for s in sources if s["history_low"] > 0), default=0.0)
     if sure >= WORTH:
         return "worth it"

@@ -81,16 +81,21 @@ def auc_difference(
     return Interval(value, value - half, value + half)
 
 
-def log_loss(label: Array, probability: Array) -> float:
-    """Mean binary cross-entropy, probabilities clipped at 1e-7."""
+def log_loss(label: Array, probability: Array, weight: Array | None = None) -> float:
+    """Mean binary cross-entropy, probabilities clipped at 1e-7; a weighted mean with `weight`."""
     p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
-    return float(-np.mean(label * np.log(p) + (1 - label) * np.log1p(-p)))
+    losses = -(label * np.log(p) + (1 - label) * np.log1p(-p))
+    return float(np.average(losses, weights=weight))
 
 
-def calibration(label: Array, probability: Array) -> float:
-    """Expected over observed positives; 1 is calibrated, NaN without positives."""
-    observed = float(label.sum())
-    return float(probability.sum()) / observed if observed else float("nan")
+def calibration(label: Array, probability: Array, weight: Array | None = None) -> float:
+    """Expected over observed positives; 1 is calibrated, NaN without positives.
+
+    Rows count by their `weight`, if it is given.
+    """
+    weight = np.ones(len(label)) if weight is None else weight
+    observed = float((weight * label).sum())
+    return float((weight * probability).sum()) / observed if observed else float("nan")
 
 
 def calibration_curve(label: Array, probability: Array, bins: int = 10) -> list[dict[str, float]]:

@@ -46,7 +46,7 @@ def write_comparison_page(path: str | Path, result: Mapping[str, Any]) -> Path:
 
 def _gains(rows: Sequence[Mapping[str, Any]], reference: str) -> list[str]:
     """The section of the gains; none without a run of the reference."""
-    if not any("gain" in row for row in rows):
+    if not any(row.get("gain_low") is not None for row in rows):
         return []
     text = "With its 95 % interval, paired by row and clustered by task."
     chart = page.figure(_gain_chart(rows, reference), wide=True)
@@ -59,9 +59,18 @@ def slices(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def slice_auc(row: Mapping[str, Any], name: str) -> float | None:
-    """A rival's AUC in one slice; None if the slice has one class only."""
+    """A rival's AUC in one slice; None if the slice has one class only, or too few tasks."""
     (auc,) = (s["auc"] for s in row["slices"] if s["slice"] == name)
-    return None if auc != auc else float(auc)
+    return None if auc is None or auc != auc else float(auc)
+
+
+def gain_text(row: Mapping[str, Any], between: str = " ") -> str:
+    """A rival's gain with its interval, whose ends `between` separates; "" if it is not known."""
+    if "gain" not in row:
+        return ""
+    if row["gain_low"] is None:
+        return f"{row['gain']:+.4f} (too few tasks for an interval)"
+    return f"{row['gain']:+.4f} ({row['gain_low']:+.4f}{between}{row['gain_high']:+.4f})"
 
 
 def _auc_chart(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -88,7 +97,7 @@ def _gain_chart(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
     dots = [
         Dot(row["name"], row["gain"], row["gain_low"], row["gain_high"])
         for row in rows
-        if "gain" in row and row["name"] != reference
+        if row.get("gain_low") is not None and row["name"] != reference
     ]
     return dot_chart("Gains", f"Test AUC minus that of {reference}.", "gain in AUC", dots)
 
@@ -107,14 +116,11 @@ def _slice_chart(rows: Sequence[Mapping[str, Any]], name: str) -> str:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     unadapted = row["auc_unadapted"]
-    gain = ""
-    if "gain" in row:
-        gain = f"{row['gain']:+.4f} ({row['gain_low']:+.4f} to {row['gain_high']:+.4f})"
     return [
         row["name"],
         f"{row['auc_mean']:.4f}",
         "" if row["auc_sd"] is None else f"{row['auc_sd']:.4f}",
         "" if unadapted is None else f"{unadapted:.4f}",
-        gain,
+        gain_text(row, " to "),
         *(f"{row[name]:.4f}" for name in ("log_loss", "calibration", "gauc", "ndcg_10")),
     ]

@@ -80,17 +80,39 @@ def moments_of(table: pa.Table, settings: TaskSettings) -> Integers:
 
 
 def one_row_per_token(rows: pa.Table, schema: Schema, history: History) -> pa.Table:
-    """Repeats each row for every value of multi-valued keys, if the history is per token."""
+    """Repeats each row for every value of multi-valued keys, if the history is per token.
+
+    A value that a row has twice counts once. A row without any has the empty one.
+    """
     if not history.per_token:
         return rows
     separators = {f.name: f.separator for f in schema.features if f.separator is not None}
     for name in history.keys:
         if name in separators:
             lists = pc.split_pattern(rows[key_column(name)].combine_chunks(), separators[name])
-            rows = rows.take(pc.list_parent_indices(lists))
+            row, tokens = pc.list_parent_indices(lists), lists.flatten()
+            once = pa.array(_first_of_each(columnar.to_numpy(row), tokens))
+            rows, tokens = rows.take(row.take(once)), tokens.take(once)
             position = rows.column_names.index(key_column(name))
-            rows = rows.set_column(position, key_column(name), lists.flatten())
+            rows = rows.set_column(position, key_column(name), tokens)
     return rows
+
+
+def _first_of_each(row: Integers, tokens: pa.Array) -> Integers:
+    """Positions of the distinct tokens of each row, and of one empty token of a row of no others.
+
+    Args:
+        row: Number of the row of each token, ascending.
+        tokens: The tokens.
+    """
+    code, _ = columnar.codes_of(tokens)
+    pairs = row.astype(np.int64) * (int(code.max(initial=0)) + 1) + code
+    first = np.zeros(len(row), bool)
+    first[np.unique(pairs, return_index=True)[1]] = True
+    empty = columnar.to_numpy(pc.equal(tokens, ""))
+    filled = np.bincount(row, ~empty, int(row.max(initial=-1)) + 1)[row] > 0
+    positions: Integers = np.flatnonzero(first & ~(empty & filled))
+    return positions
 
 
 def stem(history: History) -> str:

@@ -15,12 +15,13 @@ from limaml_beam.build_tasks.row_checks import (
 )
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary
+from tfrec_limaml.datasets.card import WARN_MISSING
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import Schema
 
 #: Shares above which the data card warns.
-WARN_FILLED, WARN_UNKNOWN = 0.1, 0.1
+WARN_FILLED, WARN_UNKNOWN = WARN_MISSING, 0.1
 #: Share of implausible times above which a run is refused.
 MAX_IMPLAUSIBLE = 0.5
 

@@ -90,7 +90,7 @@ def validate(
     for name in schema.carry:
         columns[name] = pa.array(as_floats(raw[name]), pa.float32())
     rows_by_table = _rows_in_tables(schema, tables, raw, counts)
-    _read_features(schema, tables, raw, rows_by_table, columns, counts, reject)
+    filled = _read_features(schema, tables, raw, rows_by_table, columns, counts, reject)
     derived = _read_keys(schema, settings, tables, raw, rows_by_table, columns, reject)
     outside = (times < settings.first) | (times >= settings.last)
     reject(outside & implausible(times), IMPLAUSIBLE)
@@ -99,9 +99,7 @@ def validate(
         reasons[_erased(schema, settings, columns)] = ERASED
 
     input_columns = [name for name in columns if name not in derived]
-    columns[ORDER] = pa.array(
-        columnar.mix_hashes([columnar.stable_hash(columns[n]) for n in input_columns])
-    )
+    columns[ORDER] = pa.array(_hashes({name: columns[name] for name in input_columns}, filled))
     distinct, numbers = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
     counts.update(
         {f"skipped:{name}": int(number) for name, number in zip(distinct, numbers, strict=True)}
@@ -163,8 +161,13 @@ def _read_features(
     columns: dict[str, pa.Array],
     counts: dict[str, int],
     reject: Reject,
-) -> None:
-    """Adds the features of the interactions to `columns`, and filled values to `counts`."""
+) -> dict[str, Mask]:
+    """Adds the features of the interactions to `columns`, and filled values to `counts`.
+
+    Returns:
+        The rows in which features of the interactions were filled.
+    """
+    filled = {}
     for feature in schema.features:
         if feature.table is None:
             columns[feature.name], bad = column_values.as_feature(raw[feature.name], feature)
@@ -173,6 +176,7 @@ def _read_features(
         if feature.on_invalid == "fill":
             counts[FILLED + feature.name] = int(bad.sum())
             if feature.table is None and bad.any():
+                filled[feature.name] = bad
                 has_value = np.asarray(pc.is_valid(raw[feature.name]))
                 counts[UNREADABLE + feature.name] = int((bad & has_value).sum())
         else:
@@ -181,6 +185,16 @@ def _read_features(
                 (ERROR if feature.on_invalid == "error" else "")
                 + f"invalid_feature:{feature.name}",
             )
+    return filled
+
+
+def _hashes(columns: Mapping[str, pa.Array], filled: Mapping[str, Mask]) -> npt.NDArray[np.uint64]:
+    """A hash of each row's values, in which a filled value differs from the same one given."""
+    hashes = columnar.mix_hashes([columnar.stable_hash(values) for values in columns.values()])
+    for name, mask in filled.items():
+        (of_name,) = columnar.stable_hash(pa.array([name]))
+        hashes = np.where(mask, hashes ^ of_name, hashes)
+    return hashes
 
 
 def _read_keys(

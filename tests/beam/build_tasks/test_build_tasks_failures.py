@@ -19,6 +19,18 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Feature, Label, parse_time
 
 
+def test_a_missing_value_is_not_a_duplicate_of_the_fill_value(
+    tmp_path, shop_schema, shop_frames, write_raw
+):
+    frames = shop_frames(rows=50)
+    log = frames["interactions"].reset_index(drop=True).astype({"price": float})
+    zero, missing = log.iloc[:10].assign(price=0.0), log.iloc[:10].assign(price=np.nan)
+    frames["interactions"] = pd.concat([log.iloc[10:], zero, missing, missing.iloc[:3]])
+    card = run(write_raw(tmp_path / "raw", shop_schema, frames), shop_schema, tmp_path / "tasks")
+    assert (card["rows"]["used"], card["rows"]["skipped"]) == (60, {"duplicate": 3})
+    assert card["filled"]["price"] == 13
+
+
 def test_every_input_row_is_used_or_skipped_with_a_reason(
     tmp_path, shop_schema, shop_frames, write_raw
 ):

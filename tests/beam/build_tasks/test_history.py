@@ -10,18 +10,19 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import toy_schema
 
 from limaml_beam.build_tasks import history
 from limaml_beam.build_tasks.inputs import Inputs
 from limaml_beam.build_tasks.job import build_tasks
-from limaml_beam.build_tasks.key_history import KeyHistory, moments_of
+from limaml_beam.build_tasks.key_history import KeyHistory, moments_of, one_row_per_token
 from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.io.pipeline_options import local_by_default
-from limaml_beam.rows.columnar import TIME
+from limaml_beam.rows.columnar import TIME, key_column
 from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.cli import main
 from tfrec_limaml.schema.columns import DAY_MS
-from tfrec_limaml.schema.schema import History, parse_time
+from tfrec_limaml.schema.schema import Feature, History, parse_time
 
 rows = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 30), st.sampled_from([0.0, 1.0])),
@@ -153,6 +154,20 @@ def test_per_token_a_row_gets_the_mean_of_its_tokens_features(
             assert row["history_tags_rate"] == pytest.approx(np.mean(rates), rel=1e-5)
             assert row["history_tags_count"] == pytest.approx(np.mean([len(p) for p in parts]))
     assert several > 20
+
+
+def test_a_token_counts_once_per_row_and_a_row_without_tokens_has_the_empty_one():
+    features = (Feature(name="tags", dtype="string", encoding="vocabulary", separator="|"),)
+    schema = toy_schema(Feature(name="x", role="meta"), *features)
+    rows = pa.table({key_column("tags"): ["a|a", "b|a|a|", "", "||", "c"], "row": [0, 1, 2, 3, 4]})
+    made = one_row_per_token(rows, schema, History(keys=("tags",), per_token=True))
+    assert sorted(
+        zip(made["row"].to_pylist(), made[key_column("tags")].to_pylist(), strict=True)
+    ) == [
+        *((0, "a"), (1, "a"), (1, "b"), (2, ""), (3, ""), (4, "c")),
+    ]
+    empty = one_row_per_token(rows.slice(0, 0), schema, History(keys=("tags",), per_token=True))
+    assert empty.num_rows == 0
 
 
 def test_a_daily_run_gives_a_row_the_features_that_training_gave_it(

@@ -148,3 +148,10 @@ def test_copies_of_a_row_share_its_weight(tmp_path):
     served = Data.of(tmp_path).as_served
     total = np.bincount((served.timestamp // DAY).astype(int), served.weight)
     np.testing.assert_allclose(total, [0, 0, 1, 1, 1, 1, 1, 1])
+
+
+def test_without_ids_there_is_no_rival_with_ids():
+    schema = toy_schema(Feature(name="hour", role="meta"), label="clicked")
+    encoder = FeatureEncoder(schema, toy_statistics({"hour": {"mean": 0.0, "variance": 1.0}}))
+    with pytest.raises(LimamlError, match=r"declares no IDs: .* embedding_width"):
+        lightgbm_ids(types.SimpleNamespace(encoder=encoder), 1)

@@ -6,16 +6,14 @@ import copy
 import dataclasses
 import json
 import shutil
-import types
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from tfrec_limaml.commands.compare import markdown
-from tfrec_limaml.comparison import random_effects
+from tfrec_limaml.comparison import rivals
 from tfrec_limaml.comparison import run as comparison
-from tfrec_limaml.comparison.random_effects import fit_task, with_intercept
 from tfrec_limaml.comparison.rivals import Data, Outcome
 from tfrec_limaml.comparison.rows import Rows
 from tfrec_limaml.comparison.summary import summarise
@@ -194,6 +192,38 @@ def test_one_seed_has_no_standard_deviation():
     assert f"| vanilla | {entry['auc_mean']:.4f} | " in text
 
 
+def test_fewer_than_30_tasks_have_a_gain_and_no_interval_and_no_slices():
+    rows = _rows(tasks=12)
+    scores = np.clip(0.4 + 0.2 * rows.label, 0.01, 0.99)
+    runs = [_run("vanilla", 1, scores[::-1]), _run("limaml", 1, scores)]
+    entry = summarise(runs, rows, "vanilla")[1]
+    assert entry["gain"] > 0.1
+    assert (entry["gain_low"], entry["gain_high"]) == (None, None)
+    assert {part["auc"] for part in entry["slices"]} == {None}
+    result = {"rows": 400, "tasks": 12, "seeds": [1], "reference": "vanilla", "results": [entry]}
+    assert f"{entry['gain']:+.4f} (too few tasks for an interval)" in markdown(result)
+
+
+def test_rows_count_by_their_weights_in_log_loss_and_calibration_and_no_fit_run_has_diverged():
+    """Negatives that were sampled, one in a hundred, and weigh for it."""
+    label = (np.arange(400) % 2).astype(np.float32)
+    rows = dataclasses.replace(_rows(), label=label, weight=np.where(label > 0, 1.0, 100.0))
+    scores = np.full(400, 1 / 101)
+    (entry,) = summarise([_run("constant", 1, scores)], rows, "constant")
+    assert entry["calibration"] == pytest.approx(1.0)
+    expected = -(np.log(1 / 101) + 100 * np.log(100 / 101)) / 101
+    assert entry["log_loss"] == pytest.approx(expected)
+
+
+def test_a_task_s_rate_counts_rows_by_their_weights():
+    earlier = dataclasses.replace(_rows(), weight=np.where(_rows().label > 0, 1.0, 9.0))
+    mean = np.average(earlier.label, weights=earlier.weight)
+    own = earlier.task == 3
+    total = (earlier.weight * earlier.label)[own].sum() + rivals.SMOOTHING * mean
+    expected = total / (earlier.weight[own].sum() + rivals.SMOOTHING)
+    np.testing.assert_allclose(rivals._rates((earlier,), _rows())[_rows().task == 3], expected)
+
+
 def test_the_gain_is_paired_by_seed_and_its_interval_holds_the_difference():
     rows, random = _rows(), np.random.default_rng(1)
     noise = [random.normal(size=400) for _ in range(3)]
@@ -206,51 +236,6 @@ def test_the_gain_is_paired_by_seed_and_its_interval_holds_the_difference():
     assert entry["gain"] == pytest.approx(np.mean(gains))
     assert 0 < entry["gain_low"] < entry["gain"] < entry["gain_high"]
     assert sum(part["rows"] for part in entry["slices"]) == 400
-
-
-def test_random_effects_solve_the_penalised_logistic_regression():
-    random = np.random.default_rng(2)
-    inputs, offset = random.normal(size=(6, 9)), random.normal(size=6)
-    label = np.array([0.0, 1, 1, 0, 1, 0])
-    actual = fit_task(inputs, label, offset, penalty=2.0)
-    probability = 1 / (1 + np.exp(-(offset + inputs @ actual)))
-    gradient = inputs.T @ (probability - label) + 2.0 * actual
-    np.testing.assert_allclose(gradient, np.zeros(9), atol=1e-6)
-
-
-@pytest.mark.parametrize("intercepts", [random_effects.INTERCEPT_PENALTIES, (np.inf,)])
-def test_random_effects_learn_levels_of_members_where_no_feature_is_constant(
-    intercepts, monkeypatch
-):
-    monkeypatch.setattr(random_effects, "INTERCEPT_PENALTIES", intercepts)
-    random = np.random.default_rng(5)
-    levels, rows, inputs, logits = random.normal(0, 2, 60), {}, {}, {}
-    for split, count in (("train", 12), ("validation", 6), ("test", 12)):
-        member = np.repeat(np.arange(60), count)
-        label = (random.random(len(member)) < 1 / (1 + np.exp(-levels[member]))).astype(float)
-        rows[split] = types.SimpleNamespace(task_key=member, label=label)
-        inputs[split] = random.normal(size=(len(member), 2))
-        logits[split] = np.zeros(len(member))
-    outcome = random_effects.random_effects(rows, logits, inputs)
-    has_intercept = len(intercepts) > 1
-    assert (auc(rows["test"].label, outcome.served) > 0.75) == has_intercept
-    assert (outcome.settings["intercept_penalty"] is not None) == has_intercept
-
-
-@pytest.mark.parametrize("intercept_penalty", [0.5, 7.0, np.inf])
-def test_the_intercept_of_a_random_effect_has_a_penalty_of_its_own(intercept_penalty):
-    random = np.random.default_rng(4)
-    inputs, offset = random.normal(size=(6, 3)), random.normal(size=6)
-    label = np.array([1.0, 1.0, 1.0, 0.0, 1.0, 1.0])
-    extended = with_intercept(inputs, 2.0, intercept_penalty)
-    coefficients = fit_task(extended, label, offset, penalty=2.0)
-    rest = 1 / (1 + np.exp(-(offset + extended @ coefficients))) - label
-    np.testing.assert_allclose(inputs.T @ rest, -2.0 * coefficients[:3], atol=1e-6)
-    intercept = extended[0, 3] * coefficients[3]
-    if np.isinf(intercept_penalty):
-        assert intercept == 0
-    else:
-        np.testing.assert_allclose(rest.sum(), -intercept_penalty * intercept, atol=1e-6)
 
 
 def test_grouped_auc_weighs_tasks_by_their_rows_and_ndcg_looks_at_the_top():

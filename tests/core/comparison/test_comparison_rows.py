@@ -124,3 +124,16 @@ def test_a_feature_named_like_a_token_of_another_one_keeps_its_column():
     assert names.count("tag_1") == 2
     assert frame.iloc[:, names.index("vector_0") - 1].tolist() == [7.0, 8.0]
     assert frame["vector_1"].tolist() == [2.0, 4.0]
+
+
+def test_rows_are_told_apart_by_keys_and_texts_of_any_language():
+    def rows(keys, texts):
+        zeros = np.zeros(3, np.int64)
+        columns = {"word": np.array([text.encode() for text in texts], object)}
+        names = np.array([key.encode() for key in keys], object)
+        return Rows(zeros, np.ones(3), zeros, names, zeros, zeros, zeros, columns)
+
+    first = rows(["ü|0%", "日本", "a"], ["é", "", "x"]).identity()
+    assert len(set(first)) == 3
+    np.testing.assert_array_equal(first, rows(["ü|0%", "日本", "a"], ["é", "", "x"]).identity())
+    assert (first != rows(["u|0%", "日本", "a"], ["é", "é", "y"]).identity()).all()

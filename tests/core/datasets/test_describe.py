@@ -102,6 +102,26 @@ def test_a_file_without_a_clue_is_refused_with_what_is_missing(own_frame, tmp_pa
         datasets.describe(tmp_path / "clicks.csv")
 
 
+@pytest.mark.parametrize(
+    ("option", "values", "message"),
+    [
+        ("label", ["yes", "no"], r"label 'own' has values such as 'yes', 'no': write 1 and 0"),
+        (
+            "timestamp",
+            ["03/01/2024 10:00"],
+            r"timestamp 'own' .* '03/01/2024 10:00': write seconds",
+        ),
+    ],
+)
+def test_a_column_that_was_named_and_cannot_be_used_shows_its_values(
+    own_frame, tmp_path, option, values, message
+):
+    own_frame["own"] = [values[n % len(values)] for n in range(len(own_frame))]
+    own_frame.to_csv(tmp_path / "clicks.csv", index=False)
+    with pytest.raises(SchemaError, match=message):
+        datasets.describe(tmp_path / "clicks.csv", **{option: "own"})
+
+
 def test_an_unknown_name_is_answered_with_the_closest_one():
     with pytest.raises(LimamlError, match="did you mean 'kuairand-pure'"):
         datasets.describe("kuairand-pur")

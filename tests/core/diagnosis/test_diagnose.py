@@ -68,6 +68,13 @@ def test_the_verdict_follows_what_tasks_differ_by():
     assert diagnose_definition(_scored(0.0, tasks=20), "member")["verdict"] == "cannot tell"
 
 
+def test_fewer_than_30_tasks_cannot_tell_however_sure_their_intervals_look():
+    rows = _scored(3.0, tasks=29)
+    assert diagnose_definition(rows, "member")["sources"][0]["history_low"] > 0.005
+    assert diagnose_definition(rows, "member")["verdict"] == "cannot tell"
+    assert diagnose_definition(_scored(3.0, tasks=30), "member")["verdict"] == "worth it"
+
+
 def test_a_gain_counts_only_where_it_is_surely_above_zero():
     source = {"history_low": 0.0, "history": 0.006, "history_high": 0.008}
     assert verdict([source]) == "nothing left"

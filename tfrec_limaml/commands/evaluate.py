@@ -240,6 +240,7 @@ def _definition(model: Any, schema: Any, task: str | None, file: Path) -> str:
         )
     trained_definition: str = model.encoder.task or schema.default_task
     definition = task or trained_definition
+    schema.task_columns(definition)  # raises an error for unknown ones
     joint = getattr(model.meta_block, "joint_definitions", ())
     if joint and definition not in (trained_definition, *joint):
         raise LimamlError(

@@ -103,7 +103,9 @@ def test_scores_that_are_not_numbers_are_refused_and_not_ranked_first():
 
 
 def test_the_tasks_are_those_that_the_models_were_trained_for():
-    schema = types.SimpleNamespace(fingerprint=lambda: "f", default_task="member")
+    schema = types.SimpleNamespace(
+        fingerprint=lambda: "f", default_task="member", task_columns=lambda name: (name,)
+    )
 
     def trained(task, nested=()):
         encoder = types.SimpleNamespace(schema=schema, task=task, nested=nested)

@@ -23,6 +23,7 @@ from tfrec_limaml.models.closed_form import solve_offsets
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.row_encoding import EncodedRows, EncodesRows
 from tfrec_limaml.models.task_embeddings import TaskEmbeddings, subtask_embeddings
+from tfrec_limaml.models.traced_setting import TracedSetting
 
 #: The logarithm of the prior precision is learned at this multiple of the outer learning rate.
 PRECISION_RATE = 10.0
@@ -56,6 +57,8 @@ class LiMAML(EncodesRows):
             ``limaml train`` use the defaults of `TrainOptions` instead.
     """
 
+    pooling = TracedSetting(lambda name, value: check_choice(name, value, POOLINGS))
+
     def __init__(
         self,
         meta_block: Any,
@@ -70,7 +73,6 @@ class LiMAML(EncodesRows):
         if adaptation is None:
             adaptation = "gauss-newton" if meta_block.stores_offset else "gradient"
         check_choice("adaptation", adaptation, ADAPTATIONS)
-        check_choice("pooling", pooling, POOLINGS)
         check_prior_precision(prior_precision)
         if adaptation == "gauss-newton" and not meta_block.stores_offset:
             raise ValueError(

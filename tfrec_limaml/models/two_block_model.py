@@ -70,6 +70,11 @@ class TwoBlockModel(TaskLoops):
         **kwargs: Any,
     ) -> None:
         check_blocks(meta_block, global_block)
+        if encoder is not None and not hasattr(encoder, "output_shapes"):
+            raise ValueError(
+                "encoder must be a FeatureEncoder, such as FeatureEncoder(schema, statistics), "
+                f"received {type(encoder).__name__}"
+            )
         super().__init__(**kwargs)
         if kwargs.get("dtype") is not None:
             self._check_dtype(meta_block, global_block)

@@ -137,6 +137,15 @@ def test_a_model_of_two_definitions_says_what_a_batch_or_its_table_lacks():
             loop(dataset)
 
 
+def test_a_pooling_or_an_encoder_that_is_none_is_refused_at_once():
+    model = small_model()
+    with pytest.raises(ValueError, match=r"pooling must be one of .*received 'avg'"):
+        model.pooling = "avg"
+    assert model.pooling == "latest"
+    with pytest.raises(ValueError, match=r"encoder must be a FeatureEncoder.*received Schema"):
+        small_model(encoder=toy_schema(Feature(name="x", role="meta")))
+
+
 def test_the_export_of_keras_is_refused_with_the_export_for_serving():
     with pytest.raises(LimamlError, match=r"as ranker and adapter: call .*export_for_serving"):
         small_model().export("somewhere")

@@ -31,22 +31,22 @@ class ReportsUnadaptedAuc(MAMLModel):
         """
         super().compile(optimizer, loss, metrics, jit_compile, **kwargs)
         reported = metrics is None and self.binary
-        self._reported = Untracked([LogitAUC(name="unadapted_auc")] if reported else [])
+        self._unadapted_auc = Untracked(LogitAUC(name="unadapted_auc") if reported else None)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """Keras' metrics, and the AUC before adaptation."""
-        reported = getattr(self, "_reported", None)
-        if reported is None or not self.fine_tune:
+        reported = getattr(self, "_unadapted_auc", None)
+        if reported is None or reported.value is None or not self.fine_tune:
             return super().metrics
-        return [*super().metrics, *reported.value]
+        return [*super().metrics, reported.value]
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """See `TaskModel.test_step`. Like the other metrics, the AUC ignores sample weights."""
         result = super().test_step(data)
-        if not self.fine_tune or not self._reported.value:
+        metric = self._unadapted_auc.value
+        if metric is None or not self.fine_tune:
             return result
-        (metric,) = self._reported.value
         batch = step_data(data)
         query = batch["query"]
         outputs = self.outputs_of(self.adapt_tasks(batch["support"], None), query)

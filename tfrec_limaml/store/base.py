@@ -152,7 +152,11 @@ class GenerationWriter(Protocol):
 
 @runtime_checkable
 class EmbeddingStore(Protocol):
-    """Key-value store of meta embeddings, one current generation per model version."""
+    """Key-value store of meta embeddings, one current generation per model version.
+
+    A store that can make erasures wait also has ``without_erasures()``, a context in which none
+    begins.
+    """
 
     def get_many(self, keys: Sequence[str], model_version: int) -> tuple[Matrix, Mask]:
         """Embeddings float32 ``[n, D]`` (zeros if missing) and a found mask ``[n]``.

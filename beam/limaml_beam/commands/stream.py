@@ -13,6 +13,7 @@ from limaml_beam.commands import update
 from limaml_beam.commands.ignored_options import Rule, refuse_ignored
 from limaml_beam.update import defaults
 from tfrec_limaml.cli import Command
+from tfrec_limaml.commands.metrics_arguments import add_metrics_arguments
 from tfrec_limaml.errors import LimamlError
 
 if TYPE_CHECKING:
@@ -75,15 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time between checks for updated members whose rows left the window (default: "
         "%(default)s)",
     )
-    parser.add_argument(
-        "--metrics-port",
-        type=int,
-        metavar="N",
-        help="serve Prometheus metrics at http://127.0.0.1:N/metrics",
-    )
-    parser.add_argument(
-        "--metrics-host", default="127.0.0.1", help="address for the metrics (default: %(default)s)"
-    )
+    add_metrics_arguments(parser)
     folder = parser.add_argument_group("with --from-folder")
     folder.add_argument(
         "--poll-seconds",

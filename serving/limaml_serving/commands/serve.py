@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tfrec_limaml.cli import Command
+from tfrec_limaml.commands.metrics_arguments import add_metrics_arguments
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
@@ -74,20 +75,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="time between checks for new versions (default: %(default)s)",
     )
-    _add_metrics(parser)
+    add_metrics_arguments(parser)
     _add_tls(parser)
-
-
-def _add_metrics(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--metrics-port",
-        type=int,
-        metavar="N",
-        help="serve Prometheus metrics at http://127.0.0.1:N/metrics",
-    )
-    parser.add_argument(
-        "--metrics-host", default="127.0.0.1", help="address for the metrics (default: %(default)s)"
-    )
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import types
 
+import keras
 import numpy as np
 import pytest
 
 from tfrec_limaml import MLPGlobalBlock, MLPMetaBlock, Vanilla
+from tfrec_limaml.cli import main
 from tfrec_limaml.commands import export
 from tfrec_limaml.errors import LimamlError, SchemaError, VersionMismatchError
 from tfrec_limaml.export import savedmodels as export_module
@@ -129,3 +132,40 @@ def test_the_manifest_has_the_metrics_of_this_model_and_their_split(tmp_path):
     }
     os.utime(evaluation, (0, 0))  # of an earlier training
     assert export._metrics(model) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "measured"),
+    [((), True), (("--fine-tune-steps", "2"), True), (("--fine-tune-steps", "0"), False)],
+)
+def test_the_manifest_has_no_metrics_of_other_settings(tmp_path, monkeypatch, options, measured):
+    (tmp_path / "limaml.keras").touch()
+    row = {"algorithm": "limaml", "fine_tune": True, "auc": 0.7}
+    (tmp_path / "evaluation.json").write_text(json.dumps({"split": "test", "results": [row]}))
+    block = types.SimpleNamespace(stores_offset=True)
+    model = types.SimpleNamespace(fine_tune_steps=2, pooling="latest", meta_block=block)
+    monkeypatch.setattr(keras.saving, "load_model", lambda path: model)
+    written = {}
+
+    def export_for_serving(model, folder, **arguments):
+        written.update(arguments)
+        return types.SimpleNamespace(model_version=1, embedding_dim=3, schema_fingerprint="f")
+
+    monkeypatch.setattr(export_module, "export_for_serving", export_for_serving)
+    command = ["export", str(tmp_path), "--output", str(tmp_path / "export"), "--json"]
+    assert main([*command, *options]) == 0
+    assert written["metrics"] == ({"split": "test", "auc_fine_tuned": 0.7} if measured else {})
+
+
+def test_settings_that_a_model_does_not_have_are_refused_by_name(tmp_path, monkeypatch, capsys):
+    (tmp_path / "limaml.keras").touch()
+    block = types.SimpleNamespace(stores_offset=True)
+    model = types.SimpleNamespace(fine_tune_steps=2, pooling="latest", meta_block=block)
+    monkeypatch.setattr(keras.saving, "load_model", lambda path: model)
+    command = ["export", str(tmp_path), "--output", str(tmp_path / "export")]
+    for options, said in (
+        (("--fine-tune-steps", "-1"), "--fine-tune-steps must be at least 0, received -1"),
+        (("--pooling", "mean"), "stores one offset per task; leave it out"),
+    ):
+        assert main([*command, *options]) == 2
+        assert said in capsys.readouterr().err

@@ -137,7 +137,7 @@ def test_a_model_of_two_definitions_says_what_a_batch_or_its_table_lacks():
             loop(dataset)
 
 
-def test_a_pooling_or_an_encoder_that_is_none_is_refused_at_once():
+def test_an_unknown_pooling_and_another_object_as_encoder_are_refused_at_once():
     model = small_model()
     with pytest.raises(ValueError, match=r"pooling must be one of .*received 'avg'"):
         model.pooling = "avg"
@@ -160,3 +160,10 @@ def test_no_weight_of_a_column_escapes_decay_by_its_name():
         optimizer.build([variable])
         decayed += [name] if optimizer._use_weight_decay(variable) else []
     assert decayed == ["bias_group_embedding", "kernel"]
+
+
+def test_a_feature_with_a_slash_in_its_name_is_embedded():
+    block = DotProductGlobalBlock((5,), embeddings={"cat/top": (4, 2)})
+    model = LiMAML(OffsetMetaBlock((4,), 3), block)
+    model.build({"meta": (None, 3), "other": (None, 2), "cat/top": (None,)})
+    assert any("cat_top_embedding" in v.path for v in model.trainable_variables)

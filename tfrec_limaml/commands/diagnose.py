@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from pathlib import Path
@@ -20,8 +21,9 @@ Estimates how much LiMAML could gain, before you train it. Trains a plain networ
 (including the history features of the schema), like `limaml train --algorithm vanilla`, and scores
 the validation rows. Then estimates how much tasks still differ, overall and in their preferences
 for each category, and measures how much AUC an effect estimated from each task's earlier rows
-gains on its later rows. Gives a verdict for every task definition. Takes about as long as the
-training of the network.
+gains on its later rows: a level, a preference for each category, and an offset to the network's
+meta embedding, which reads all features. Gives a verdict for every task definition. Takes little
+longer than the training of the network.
 
 example:
   limaml diagnose runs/tasks
@@ -31,9 +33,10 @@ next: limaml train runs/tasks --output runs/model
 _MEANING = {
     "worth it": "a task's history predicts more than the features do: train LiMAML",
     "small": "a small gain is possible, with LiMAML or with cheaper history features",
-    "nothing left": "the features already contain what a task's history tells: LiMAML cannot gain "
-    "much here",
-    "cannot tell": "too few validation rows to rule a gain in or out: lengthen the validation period, or train and compare",  # noqa: E501
+    "nothing left": "no gain was found beyond what the features already contain: LiMAML will "
+    "hardly gain here; `limaml compare` measures it",
+    "cannot tell": "too few validation tasks or rows to rule a gain in or out: lengthen the "
+    "validation period, or train and compare",
 }
 
 
@@ -68,6 +71,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
     from tfrec_limaml.diagnosis import diagnose, scored_rows
+    from tfrec_limaml.diagnosis.offset_gain import offset_gain
+    from tfrec_limaml.tasks.input_pipeline import task_dataset
     from tfrec_limaml.training.recipes import configure_tensorflow, load_encoder, require_binary
     from tfrec_limaml.training.train import train
 
@@ -88,12 +93,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         progress.update()
         for name in definitions:
             progress.set_description(name)
-            rows = scored_rows.score_rows(
-                model,
-                scored_rows.record_files(args.tasks, name, "validation"),
-                diagnose.categories(schema, name),
-            )
-            diagnoses.append(diagnose.diagnose_definition(rows, name))
+            files = scored_rows.record_files(args.tasks, name, "validation")
+            rows = scored_rows.score_rows(model, files, diagnose.categories(schema, name))
+            validation = task_dataset(files, model.encoder, with_keys=True)
+            offsets = functools.partial(offset_gain, model, validation)
+            diagnoses.append(diagnose.diagnose_definition(rows, name, offsets))
             progress.update()
     return {"definitions": diagnoses, "seconds": round(time.perf_counter() - started, 1)}
 
@@ -111,13 +115,17 @@ def _render(result: dict[str, Any]) -> str:
             f"{'from history':>28}"
         )
         for s in definition["sources"]:
-            spread = f"{s['deviation']:.2f} ({s['low']:.2f} to {s['high']:.2f})"
+            spread = oracle = ""
+            if s["deviation"] is not None:
+                spread = f"{s['deviation']:.2f} ({s['low']:.2f} to {s['high']:.2f})"
+                oracle = f"{s['oracle']:+.4f}"
             gain = f"{s['history']:+.4f} ({s['history_low']:+.4f} to {s['history_high']:+.4f})"
-            lines.append(f"  {s['source']:30} {spread:>26} {s['oracle']:>+13.4f} {gain:>28}")
+            lines.append(f"  {s['source']:30} {spread:>26} {oracle:>13} {gain:>28}")
         lines += [f"  verdict: {definition['verdict']} - {_MEANING[definition['verdict']]}", ""]
     lines.append(
         "'AUC if known' is simulated from the fitted deviation; 'from history' is measured on the "
-        "validation rows. Differences in a category are those beyond the task's level."
+        "validation rows. Differences in a category are those beyond the task's level; 'task x all "
+        "features' includes the level."
     )
     return "\n".join(lines)
 

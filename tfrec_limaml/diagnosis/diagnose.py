@@ -3,14 +3,15 @@
 A plain network is trained on the training rows with all features, history features included. On
 later rows, the diagnostic estimates how much tasks still differ
 (`tfrec_limaml.diagnosis.random_intercept`), overall and for each category (a topic, a tab), and
-measures how much AUC each task's history gains (`tfrec_limaml.diagnosis.history_gain`). The verdict
-uses the second number: later rows of a task may resemble each other without any relation to its
-history.
+measures how much AUC each task's history gains: by an effect of the task or of one category
+(`tfrec_limaml.diagnosis.history_gain`), and by an offset that reads all features
+(`tfrec_limaml.diagnosis.offset_gain`). The verdict uses the second number: later rows of a task may
+resemble each other without any relation to its history.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,19 +33,25 @@ from tfrec_limaml.wording import counted
 WORTH, SMALL = 0.005, 0.001
 
 
-def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
+def diagnose_definition(
+    rows: ScoredRows,
+    definition: str,
+    offsets: Callable[[float], HistoryGain | None] | None = None,
+) -> dict[str, Any]:
     """Diagnoses one task definition.
 
     Args:
         rows: From `tfrec_limaml.diagnosis.scored_rows.score_rows`.
         definition: Name of the task definition.
+        offsets: Called with a confidence level, it measures `offset_gain` on the same tasks.
 
     Returns:
         ``tasks`` and ``rows`` (later ones), ``median_history``; ``sources``, a list with the task
-        itself first and then every category: ``source``, the standard deviation between tasks in
-        logits (``deviation`` with ``low`` and ``high``), the simulated gain in AUC of an
-        ``oracle`` that knows every effect, and the measured one of effects estimated from each
-        task's ``history`` (``history_low``, ``history_high``); and ``verdict``.
+        itself first, then ``all features`` (`offsets`), then every category: ``source``, the
+        standard deviation between tasks in logits (``deviation`` with ``low`` and ``high``), the
+        simulated gain in AUC of an ``oracle`` that knows every effect (these are None for ``all
+        features``), and the measured one of effects estimated from each task's ``history``
+        (``history_low``, ``history_high``); and ``verdict``.
     """
     label, task = rows.label[rows.query], rows.task[rows.query]
     if len(np.unique(label)) < 2:
@@ -60,8 +67,11 @@ def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
             "which nothing can be predicted; choose a later validation_start or a coarser "
             "definition"
         )
-    confidence = 1 - 0.05 / (1 + len(rows.categories))  # corrects for the number of intervals
+    intervals = 1 + len(rows.categories) + (offsets is not None)
+    confidence = 1 - 0.05 / intervals  # corrects for their number
     sources = _sources(rows, confidence)
+    if offsets is not None and (gain := offsets(confidence)) is not None:
+        sources.insert(1, _source("task x all features", gain))
     tested = np.unique(task)
     history = np.bincount(rows.task[~rows.query], minlength=int(task.max()) + 1)[tested]
     return {
@@ -81,7 +91,7 @@ def _sources(rows: ScoredRows, confidence: float) -> list[dict[str, Any]]:
     between = task_deviation(label[sample], offset[sample], task[sample], confidence)
     gain = history_gain(calibrated, confidence=confidence)
     oracle = oracle_gain(offset[sample], task[sample], between.value)
-    sources = [_source("task", between, oracle, gain)]
+    sources = [_source("task", gain, between, oracle)]
     with_task_effects = calibrated.with_effect(gain.effect)
     for name, category in rows.categories.items():
         pairs = np.stack([task[category.row], category.code])
@@ -101,7 +111,7 @@ def _sources(rows: ScoredRows, confidence: float) -> list[dict[str, Any]]:
             offset[row], task[row], between.value, group[in_sample], deviation.value
         )
         gain = history_gain(with_task_effects, category.row, group, confidence)
-        sources.append(_source(f"task x {name}", deviation, oracle, gain))
+        sources.append(_source(f"task x {name}", gain, deviation, oracle))
     return sources
 
 
@@ -128,14 +138,17 @@ def categories(schema: Schema, definition: str) -> list[Feature]:
     ]
 
 
-def _source(name: str, between: Deviation, oracle: float, gain: HistoryGain) -> dict[str, Any]:
-    values = {
-        "deviation": between.value,
-        "low": between.low,
-        "high": between.high,
+def _source(
+    name: str, gain: HistoryGain, between: Deviation | None = None, oracle: float | None = None
+) -> dict[str, Any]:
+    values: dict[str, float | None] = {
+        "deviation": None if between is None else between.value,
+        "low": None if between is None else between.low,
+        "high": None if between is None else between.high,
         "oracle": oracle,
         "history": gain.value,
         "history_low": gain.low,
         "history_high": gain.high,
     }
-    return {"source": name, **{key: round(float(value), 5) for key, value in values.items()}}
+    rounded = {k: None if v is None else round(float(v), 5) for k, v in values.items()}
+    return {"source": name, **rounded}

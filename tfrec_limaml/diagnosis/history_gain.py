@@ -13,6 +13,7 @@ that history does not resolve, or short-lived.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -57,7 +58,7 @@ class HistoryGain:
     Attributes:
         value: The gain.
         low: Lower end of its interval, with rows clustered by task.
-        high: The highest upper end under any of `DEVIATIONS`.
+        high: The highest upper end under any of the candidates, such as `DEVIATIONS`.
         effect: The effect added to each row's logit, ``[N]``, also for earlier rows.
     """
 
@@ -75,7 +76,7 @@ def history_gain(
 ) -> HistoryGain:
     """Measures the gain from effects of groups of rows.
 
-    The prior's deviation is the one of `DEVIATIONS` that predicts the later rows of *other* tasks
+    The prior's deviation is the one of `DEVIATIONS` that predicts the later rows of other tasks
     best (two halves of the tasks), so nothing is fitted to the measured rows.
 
     Args:
@@ -87,7 +88,17 @@ def history_gain(
     """
     row = np.arange(len(rows.task)) if row is None else row
     group = rows.task if group is None else group
-    effects = [_effects(rows, row, group, tau) for tau in DEVIATIONS]
+    return best_effect(rows, [_effects(rows, row, group, tau) for tau in DEVIATIONS], confidence)
+
+
+def best_effect(rows: Rows, effects: Sequence[Array], confidence: float) -> HistoryGain:
+    """The gain from the best of several effects; which one is chosen on *other* tasks' later rows.
+
+    Args:
+        rows: Earlier and later rows ``[N]``, or later ones alone.
+        effects: Candidates, each ``[N]``; the first one is zero.
+        confidence: Confidence level of the interval.
+    """
     half = _halves(rows.task)
     effect_of_row = np.zeros(len(rows.task))
     for half_mask in (half, ~half):

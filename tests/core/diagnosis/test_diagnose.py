@@ -126,7 +126,11 @@ def test_limaml_diagnose_prints_a_verdict_for_each_definition(tasks_folder, run_
     result = run_limaml("diagnose", tasks_folder, "--epochs", 1)
     (actual,) = result["definitions"]
     assert actual["definition"] == "member"
-    assert [source["source"] for source in actual["sources"]] == ["task", "task x kind"]
+    assert [source["source"] for source in actual["sources"]] == [
+        "task",
+        "task x all features",
+        "task x kind",
+    ]
     assert actual["verdict"] in ("worth it", "small", "nothing left", "cannot tell")
 
 
@@ -138,34 +142,59 @@ TAGS = toy_schema(
 )
 
 
-def _write_tags(folder, liking, tasks=800, before=6, after=8):
+NUMBERS = toy_schema(
+    Feature(name="signal", role="meta", normalise="none"),
+    Feature(name="x", normalise="none"),
+    Feature(name="y", normalise="none"),
+    label="clicked",
+    tasks={"member": ("member",)},
+)
+AFTER = 8
+
+
+def _write_tags(folder, liking, tasks=800):
     """Labels that follow from `signal` and, as far as `liking` goes, from how each member likes a
     row's tags, but the first.
     """
-    rng = np.random.default_rng(0)
-    rows = tasks * (before + after)
-    member = np.repeat(np.arange(tasks), before + after)
-    signal = rng.normal(size=rows)
-    tags = np.array([rng.permutation(4)[:2] for _ in range(rows)])
+    rng, before = np.random.default_rng(0), 6
+    member = np.repeat(np.arange(tasks), before + AFTER)
+    signal = rng.normal(size=len(member))
+    tags = np.array([rng.permutation(4)[:2] for _ in member])
     likes = liking * rng.normal(size=(tasks, 4))
-    logit = signal - 0.5 + likes[member, tags[:, 1]]
-    columns = {
-        "signal": signal,
-        "tags": [f"a{first},b{second}" for first, second in tags],
-        record_format.LABEL: (rng.random(rows) < 1 / (1 + np.exp(-logit))).astype(float),
-        record_format.TIMESTAMP: np.arange(rows),
-    }
-    encoder = task_encoder.TaskEncoder(TAGS, columns)
-    keys, starts = (
-        pa.array([f"m{task}" for task in range(tasks)]),
-        np.arange(tasks) * (before + after),
-    )
-    for split, stop, query_start in (("train", before, -1), ("validation", before + after, before)):
-        records = encoder.encode_tasks(keys, starts, starts + stop, np.full(tasks, query_start))
-        write_split(folder, "member", split, records.to_pylist())
-    TAGS.save(folder / SCHEMA_FILE)
+    columns = {"signal": signal, "tags": [f"a{first},b{second}" for first, second in tags]}
     vocabulary = [f"{letter}{n}" for letter in "ab" for n in range(4)]
     features = {"tags": {"vocabulary": vocabulary, "counts": [1] * 8}}
+    logit = signal - 0.5 + likes[member, tags[:, 1]]
+    return _write(folder, TAGS, columns, logit, tasks, before, features)
+
+
+def _write_numbers(folder, taste, tasks=600):
+    """Labels that follow from `signal` and, as far as `taste` goes, from how each member likes the
+    numbers `x` and `y`.
+    """
+    rng, before = np.random.default_rng(0), 30
+    member = np.repeat(np.arange(tasks), before + AFTER)
+    columns = {name: rng.normal(size=len(member)) for name in ("signal", "x", "y")}
+    tastes = taste * rng.normal(size=(2, tasks))[:, member]
+    logit = columns["signal"] + tastes[0] * columns["x"] + tastes[1] * columns["y"]
+    return _write(folder, NUMBERS, columns, logit, tasks, before, {})
+
+
+def _write(folder, schema, columns, logit, tasks, before, features):
+    """Records of tasks that have `before` rows of training each, and `AFTER` of validation."""
+    rows = len(logit)
+    clicked = np.random.default_rng(1).random(rows) < 1 / (1 + np.exp(-logit))
+    label_and_time = {
+        record_format.LABEL: clicked.astype(float),
+        record_format.TIMESTAMP: np.arange(rows),
+    }
+    encoder = task_encoder.TaskEncoder(schema, {**columns, **label_and_time})
+    keys = pa.array([f"m{task}" for task in range(tasks)])
+    starts = np.arange(tasks) * (before + AFTER)
+    for split, stop, query_start in (("train", before, -1), ("validation", before + AFTER, before)):
+        records = encoder.encode_tasks(keys, starts, starts + stop, np.full(tasks, query_start))
+        write_split(folder, "member", split, records.to_pylist())
+    schema.save(folder / SCHEMA_FILE)
     Statistics(rows=rows, label_mean=0.4, window={"start": 0, "end": 1}, features=features).save(
         folder / STATISTICS_FILE
     )
@@ -183,14 +212,29 @@ def test_where_members_do_not_differ_limaml_diagnose_says_that_nothing_is_left(
 ):
     (actual,) = _diagnosed(run_limaml, _write_tags(tmp_path, liking=0.0))
     assert actual["verdict"] == "nothing left"
-    assert [source["source"] for source in actual["sources"]] == ["task", "task x tags"]
+    names = [source["source"] for source in actual["sources"]]
+    assert names == ["task", "task x all features", "task x tags"]
 
 
 def test_a_liking_that_only_a_rows_second_tag_shows_is_found(tmp_path, run_limaml):
     (actual,) = _diagnosed(run_limaml, _write_tags(tmp_path, liking=1.5, tasks=1200))
     assert actual["verdict"] == "worth it"
-    assert actual["sources"][1]["low"] > 0.3
-    assert actual["sources"][1]["history_low"] > 0.01
+    (tags,) = (source for source in actual["sources"] if source["source"] == "task x tags")
+    assert tags["low"] > 0.2
+    assert tags["history_low"] > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("taste", "expected"), [(1.0, "worth it"), (0.0, "nothing left")])
+def test_a_taste_for_numbers_is_found_where_there_is_one(tmp_path, run_limaml, taste, expected):
+    """Numbers are no categories: only an offset that reads all features shows it."""
+    (actual,) = _diagnosed(run_limaml, _write_numbers(tmp_path, taste))
+    level, offset = actual["sources"]
+    assert abs(level["history"]) < 0.005
+    assert offset["deviation"] is None
+    assert offset["oracle"] is None
+    assert (offset["history_low"] > 0.005) == bool(taste)
+    assert actual["verdict"] == expected
 
 
 def test_a_row_counts_for_each_of_its_values_and_once_for_a_value_named_twice():

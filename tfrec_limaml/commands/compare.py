@@ -10,7 +10,7 @@ from typing import Any
 
 from tfrec_limaml import staging
 from tfrec_limaml.cli import Command, say
-from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.commands.arguments import at_least, output_folder
 from tfrec_limaml.report.comparison_page import (
     gain_text,
     mean_of_seeds,
@@ -38,11 +38,13 @@ LightGBM and logistic regression need `pip install tfrec-limaml[compare]`.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml compare``."""
     parser.add_argument("tasks", type=Path, help="folder written by `limaml prepare`")
-    parser.add_argument("--output", type=Path, required=True, help="folder for runs and tables")
+    parser.add_argument(
+        "--output", type=output_folder, required=True, help="folder for runs and tables"
+    )
     parser.add_argument("--task", help="task definition (default: the schema's first)")
     parser.add_argument(
         "--seeds",
-        type=int,
+        type=at_least(1),
         default=3,
         metavar="N",
         help="runs of each rival (default: %(default)s)",
@@ -52,15 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--epochs",
-        type=int,
+        type=at_least(1),
+        metavar="N",
         help="maximum number of epochs of networks (default: that of each recipe)",
     )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Runs the comparison, writes its tables and returns its result."""
-    if args.seeds < 1:
-        raise LimamlError(f"--seeds must be at least 1, received {args.seeds}")
     import_tensorflow()
     from tfrec_limaml.comparison.rivals import Data
     from tfrec_limaml.comparison.run import RIVALS, compare
@@ -69,7 +70,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     configure_tensorflow()
     data = Data.of(args.tasks, args.task, args.epochs)
     require_binary(data.encoder.schema, "`limaml compare`")
-    names = [name.strip() for name in args.rivals.split(",")] if args.rivals else list(RIVALS)
+    rivals = list(RIVALS) if args.rivals is None else args.rivals.split(",")
+    names = [name.strip() for name in rivals]
     result = compare(data, args.output, range(1, args.seeds + 1), names, say)
     staging.write_text(args.output / "comparison.json", json.dumps(result, indent=1) + "\n")
     staging.write_text(args.output / "comparison.md", markdown(result) + "\n")

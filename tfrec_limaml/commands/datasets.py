@@ -231,15 +231,12 @@ def _prepare_files(arguments: argparse.Namespace, settings: dict[str, Any]) -> d
     """Prepares the user's files, for which no option of a built-in data set may be given."""
     from tfrec_limaml import datasets
 
-    foreign = [
-        name
-        for name in ("data_dir", "label", "tasks", "history", "id_feature")
-        if getattr(arguments, name)
-    ] + list(settings)
-    if foreign:
+    declared = [n for n in ("label", "tasks", "history", "id_feature") if getattr(arguments, n)]
+    foreign = [*(["data_dir"] if arguments.data_dir else []), *settings]
+    for name in (*declared, *foreign):
+        remedy = "declare it in your schema file" if name in declared else "leave it out"
         raise LimamlError(
-            f"--{foreign[0].replace('_', '-')} applies to built-in data sets; declare it in your "
-            f"schema file"
+            f"--{name.replace('_', '-')} applies to built-in data sets only; {remedy}"
         )
     if not (arguments.schema and arguments.interactions):
         raise LimamlError("your data need both --schema FILE and --interactions FILE")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfrec_limaml.cli import Command
+from tfrec_limaml.commands.arguments import at_least, output_folder
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.wording import counted
 
@@ -40,7 +41,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workspace",
-        type=Path,
+        type=output_folder,
         required=True,
         metavar="DIR",
         help="folder for all outputs",
@@ -50,8 +51,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="kuairand-pure: folder that holds KuaiRand-Pure/ (default: $LIMAML_DATA_DIR)",
     )
-    parser.add_argument("--members", type=int, metavar="N", help="simulated: number of members")
-    parser.add_argument("--epochs", type=int, metavar="N", help="train at most this many epochs")
+    parser.add_argument(
+        "--members", type=at_least(1), metavar="N", help="simulated: number of members"
+    )
+    parser.add_argument(
+        "--epochs", type=at_least(1), metavar="N", help="train at most this many epochs"
+    )
     parser.add_argument(
         "--live",
         action="store_true",
@@ -79,8 +84,9 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     if arguments.members and arguments.dataset != "simulated":
         raise LimamlError(
-            f"--members {arguments.members} is for the simulated world; {arguments.dataset} has a "
-            f"fixed set of members"
+            f"--members {arguments.members} is for the simulated world; for a part of "
+            f"{arguments.dataset} run `limaml datasets prepare {arguments.dataset} --members ...` "
+            "and the stages after it"
         )
     from tfrec_limaml.demo.run import run_demo
 

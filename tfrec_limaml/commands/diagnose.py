@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tfrec_limaml.cli import Command
+from tfrec_limaml.commands.arguments import at_least
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tensorflow_setup import import_tensorflow
@@ -46,12 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", help="only this task definition (default: all prepared ones)")
     parser.add_argument(
         "--epochs",
-        type=int,
+        type=at_least(1),
+        metavar="N",
         default=TrainOptions().epochs,
         help="maximum number of epochs of the plain network (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=1, help="seed of the training (default: %(default)s)"
+        "--seed",
+        type=int,
+        default=1,
+        metavar="N",
+        help="seed of the training (default: %(default)s)",
     )
 
 
@@ -65,8 +71,6 @@ def _definitions_in(tasks: Path, schema: Schema) -> list[str]:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Runs ``limaml diagnose`` and returns its result."""
-    if args.epochs < 1:
-        raise LimamlError(f"--epochs must be at least 1, received {args.epochs}")
     import_tensorflow()
     from tqdm import tqdm
 

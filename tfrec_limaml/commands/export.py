@@ -9,6 +9,7 @@ from typing import Any
 
 from tfrec_limaml.choices import POOLINGS
 from tfrec_limaml.cli import Command
+from tfrec_limaml.commands.arguments import output_folder
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=output_folder,
         required=True,
         metavar="EXPORT",
         help="folder to write ranker/ and adapter/ into",

@@ -10,6 +10,7 @@ from typing import Any
 
 from tfrec_limaml import staging
 from tfrec_limaml.cli import Command, say
+from tfrec_limaml.commands.arguments import at_least, output_folder
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
@@ -42,6 +43,7 @@ _DEFINITIONS = {
     "kuairand-pure": ("user", "user_tab"),
     "movielens-100k": ("user",),
 }
+_DATA_FILE = "data.json"  # of an output folder: the data of its tables
 _QUICK_DATA = ("--members", "600")
 _QUICK_EPOCHS = 4
 
@@ -57,11 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="simulated",
         help="data set (default: %(default)s)",
     )
-    parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set's official files")
-    parser.add_argument("--output", type=Path, required=True, help="folder for runs and tables")
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="real data: folder of the official files (default: $LIMAML_DATA_DIR or the cache)",
+    )
+    parser.add_argument(
+        "--output", type=output_folder, required=True, help="folder for runs and tables"
+    )
     parser.add_argument(
         "--seeds",
-        type=int,
+        type=at_least(1),
         default=3,
         metavar="N",
         help="runs per line of a table (default: %(default)s)",
@@ -76,8 +84,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Runs the tables; returns their results."""
-    if args.seeds < 1:
-        raise LimamlError(f"--seeds must be at least 1, received {args.seeds}")
+    if args.data_dir and args.dataset == "simulated":
+        raise LimamlError(
+            f"--data-dir {args.data_dir} is for real data; the simulated world needs no files"
+        )
     if args.quick and args.dataset != "simulated":
         raise LimamlError(f"--quick runs on the simulated world, received {args.dataset!r}")
     import_tensorflow()
@@ -101,29 +111,33 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     results = []
     for name in names:
         tasks = _records(args, tables[name].records)
+        staging.write_text(args.output / _DATA_FILE, json.dumps(_data_of(args)) + "\n")
         results.append(run_table(tables[name], tasks, args.output, seeds, epochs, say))
         say(f"wrote {args.output / name}.md")
-    write_page(args.output / "report.html", f"The paper's tables on {args.dataset}", results)
+    runs = " (--quick)" if args.quick else ""
+    title = f"The paper's tables on {args.dataset}{runs}"
+    write_page(args.output / "report.html", title, results)
     failures = [line for result in results for line in failed(result)]
     if args.quick and failures:
         raise LimamlError("orderings that should always hold do not: " + "; ".join(failures))
     return {"output": str(args.output), "tables": results}
 
 
+def _data_of(args: argparse.Namespace) -> dict[str, Any]:
+    return {"dataset": args.dataset, "quick": args.quick}
+
+
 def _check_output(args: argparse.Namespace) -> None:
-    """Raises `LimamlError` if the output folder has tables of other data; else records the data."""
-    path: Path = args.output / "data.json"
-    data = {"dataset": args.dataset, "quick": args.quick}
+    """Raises `LimamlError` if the output folder has tables of other data."""
+    path: Path = args.output / _DATA_FILE
     if path.is_file():
         earlier = json.loads(path.read_text("utf-8"))
-        if earlier != data:
+        if earlier != _data_of(args):
             quick = " --quick" if earlier["quick"] else ""
             raise LimamlError(
                 f"{args.output} has tables of --dataset {earlier['dataset']}{quick}; choose "
                 "another --output"
             )
-    args.output.mkdir(parents=True, exist_ok=True)
-    staging.write_text(path, json.dumps(data) + "\n")
 
 
 def _records(args: argparse.Namespace, kind: str) -> Path:

@@ -78,11 +78,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _list(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "generations": [
-            _as_dict(generation) for generation in store.generations(arguments.model_version)
-        ]
-    }
+    generations = [_as_dict(each) for each in store.generations(arguments.model_version)]
+    return {"store": masked(arguments.store), "generations": generations}
 
 
 def _show(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -193,7 +190,7 @@ def render(result: dict[str, Any]) -> str:
         for generation in result["generations"]
     ]
     if len(rows) == 1:
-        return "the store holds no generation"
+        return f"the store {result['store']} holds no generation"
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfrec_limaml.choices import ADAPTATIONS, PRIORS, SUPPORT_REDUCTIONS
+from tfrec_limaml.commands.arguments import output_folder
 from tfrec_limaml.commands.train_checks import check_read
 from tfrec_limaml.commands.train_values import adder, fraction, widths
 from tfrec_limaml.training.options import (
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tasks", type=Path, help="folder written by `limaml prepare`")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=output_folder,
         required=True,
         metavar="RUN",
         help="folder for model and learning curve",

@@ -120,7 +120,7 @@ def _receive(url: str, part: Path) -> None:
         reason = getattr(error, "reason", error)
         raise LimamlError(
             f"cannot download {url}: {reason}; run the same command again to continue, or "
-            f"download it by hand and name its folder with --data-dir"
+            "download it by hand and name the folder that holds it with --data-dir"
         ) from error
 
 
@@ -129,7 +129,10 @@ def _published_checksum(url: str) -> str:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
             text = response.read(4096).decode("ascii", "replace")
     except (urllib.error.URLError, OSError) as error:
-        raise LimamlError(f"cannot read the published checksum {url}: {error}") from error
+        raise LimamlError(
+            f"cannot read the published checksum {url}: {error}; try again, or name the folder "
+            "that holds the unpacked data set with --data-dir"
+        ) from error
     match = re.search(r"\b(?:[0-9a-f]{64}|[0-9a-f]{32})\b", text, re.IGNORECASE)
     if match is None:
         raise LimamlError(f"{url} holds no md5 or sha256 checksum, received {text[:80]!r}")

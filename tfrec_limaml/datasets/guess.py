@@ -205,9 +205,17 @@ def _times(frame: pd.DataFrame, label: str, known: str | None) -> dict[str, str]
     if not times:
         raise SchemaError(
             "no column looks like a time (seconds to nanoseconds since 1970, or ISO 8601 text) "
-            f"among {names}; name it with --timestamp, or convert it to one of these forms"
+            f"among {names}{_named_like_times(frame, names)}; name it with --timestamp, or convert "
+            "it to one of these forms"
         )
     return times
+
+
+def _named_like_times(frame: pd.DataFrame, names: Sequence[str]) -> str:
+    """Values of the first column whose name says that it is a time; "" without one."""
+    for name in filter(is_time, names):
+        return f" ({name!r} has values such as {_examples(frame[name])})"
+    return ""
 
 
 def _remarks_on_text(frame: pd.DataFrame, task: str) -> list[str]:

@@ -209,12 +209,12 @@ DATASETS = (
     ),
     _dataset(
         Release("KuaiRand-1K", "6b0b9c8222d67fcd4c676218edca3f1f"),
-        "the same with long histories: 1,000 users, 4.4 million videos, 11.7 million rows "
-        "(1.1 GB download, 4.3 GB unpacked)",
+        "like kuairand-pure, with long histories: 1,000 users, 4.4 million videos, 11.7 million "
+        "rows (1.1 GB download, 4.3 GB unpacked)",
     ),
     _dataset(
         Release("KuaiRand-27K", "3e3c799a24e2d23a4d2c757fbf9adf59", ("_part1", "_part2")),
-        "all of it: 27,285 users, 32 million videos, 322 million rows (9.9 GB download, 46 GB "
-        "unpacked); --members N reads N of the users",
+        "all interactions of the users of kuairand-pure: 27,285 users, 32 million videos, 322 "
+        "million rows (9.9 GB download, 46 GB unpacked); --members N reads N of the users",
     ),
 )

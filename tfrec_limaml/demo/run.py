@@ -20,6 +20,7 @@ from tfrec_limaml.report.projection import NOTHING
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.store import open_store
 from tfrec_limaml.tasks.folder import SCHEMA_FILE
+from tfrec_limaml.wording import counted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,13 @@ DATA = {
         name_words="video {}",
     ),
 }
+
+
+#: Of each line of ``evaluation.json``.
+_OF_EACH = (
+    *("algorithm", "fine_tune", "served"),
+    *("auc", "auc_low", "auc_high", "gain", "gain_low", "gain_high"),
+)
 
 
 def run_demo(
@@ -155,14 +163,9 @@ def _result(
     return {
         "dataset": dataset,
         "test_rows": evaluation["rows"],
-        "auc": [
-            {
-                key: row[key]
-                for key in ("algorithm", "fine_tune", "served", "auc", "auc_low", "auc_high")
-                if key in row
-            }
-            for row in evaluation["results"]
-        ],
+        "test_tasks": evaluation["tasks"],
+        "auc": [{key: row[key] for key in _OF_EACH if key in row} for row in evaluation["results"]],
+        "warnings": evaluation["warnings"],
         **({"best_possible_auc": evaluation["bayes_auc"]} if "bayes_auc" in evaluation else {}),
         "embeddings": {
             "count": embedded["embedded"],
@@ -182,13 +185,27 @@ def _result(
 
 def facts(result: dict[str, Any]) -> list[tuple[str, str]]:
     """The summary table's lines."""
-    lines = [
+    tested = (
+        "Test data",
+        f"{counted(result['test_rows'], 'row', spec=',')} of "
+        f"{counted(result['test_tasks'], 'member', spec=',')}",
+    )
+    lines = [tested] + [
         (
             f"Test AUC: {algorithm_label(r['algorithm'], r['fine_tune'], r.get('served', False))}",
             f"{r['auc']:.4f}  (95 %: {r['auc_low']:.4f} to {r['auc_high']:.4f})",
         )
         for r in result["auc"]
     ]
+    served = next((r for r in result["auc"] if r.get("served") and r.get("gain_low")), None)
+    if served is not None:
+        lines.append(
+            (
+                "Gain of LiMAML, as served, over Vanilla",
+                f"{served['gain']:+.4f}  (95 %, paired: {served['gain_low']:+.4f} to "
+                f"{served['gain_high']:+.4f})",
+            )
+        )
     if "best_possible_auc" in result:
         lines.append(("Best possible test AUC (known here)", f"{result['best_possible_auc']:.4f}"))
     embeddings = result["embeddings"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfrec_limaml.report import svg
-from tfrec_limaml.report.contents import EmbeddingMap, MemberStory, algorithm_label
+from tfrec_limaml.report.contents import EmbeddingMap, MemberStory, algorithm_label, series_of
 from tfrec_limaml.report.projection import largest_groups, principal_components
 from tfrec_limaml.wording import counted
 
@@ -29,8 +29,8 @@ def learning_curves(training: Sequence[Mapping[str, Any]], measure: str, label: 
         An SVG; empty if no history holds the measure.
     """
     curves = [
-        (i, run["algorithm"], list(run["history"][measure]))
-        for i, run in enumerate(training)
+        (series_of(run["algorithm"]), run["algorithm"], list(run["history"][measure]))
+        for run in training
         if run["history"].get(measure)
     ]
     values = [v for _, _, curve in curves for v in curve if np.isfinite(v)]
@@ -75,7 +75,7 @@ def auc_by_history(results: Sequence[Mapping[str, Any]]) -> str:
         (i, r, s)
         for i, r in enumerate(results)
         for s in r["slices"]
-        if s["auc"] is not None and s["rows"] >= SLICE_ROWS
+        if s["auc"] is not None and s["rows"] >= SLICE_ROWS and "note" not in s
     ]
     if not cells:
         return ""
@@ -97,9 +97,9 @@ def auc_by_history(results: Sequence[Mapping[str, Any]]) -> str:
         for i, n in enumerate(slices)
     ]
     width = 0.7 / max(len(results), 1)
-    for series, result, cell in cells:
-        x = frame.x(slices.index(cell["slice"]) + (series - (len(results) - 1) / 2) * width)
-        body.append(_interval(frame, series, x, result, cell))
+    for place, result, cell in cells:
+        x = frame.x(slices.index(cell["slice"]) + (place - (len(results) - 1) / 2) * width)
+        body.append(_interval(frame, x, result, cell))
     return frame.svg(
         "Test AUC by length of history",
         "Bars are 95 % confidence intervals. The table holds the numbers.",
@@ -108,9 +108,10 @@ def auc_by_history(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _interval(
-    frame: svg.Frame, series: int, x: float, result: Mapping[str, Any], cell: Mapping[str, Any]
+    frame: svg.Frame, x: float, result: Mapping[str, Any], cell: Mapping[str, Any]
 ) -> str:
     """One slice's AUC as a marker, with its confidence interval as a line."""
+    series = series_of(result["algorithm"], result["fine_tune"])
     low, high = frame.y(cell["auc_low"]), frame.y(cell["auc_high"])
     whisker = svg.element(
         "line", class_=f"s{series % svg.SERIES} line", x1=x, x2=x, y1=low, y2=high
@@ -173,7 +174,8 @@ def embedding_map(content: EmbeddingMap) -> tuple[str, list[str]]:
     counts = ", ".join(f"{groups.count(name)} {name}" for name in names)
     return frame.svg(
         "Map of the meta embeddings",
-        f"Two principal components of {counted(len(groups), 'embedding')}. Groups: {counts}.",
+        f"Two principal components of {counted(len(groups), 'embedding')}, {len(sample)} of them "
+        f"drawn. Groups: {counts}.",
         *body,
     ), names
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.wording import counted
 
-ALGORITHMS = {"limaml": "LiMAML", "maml": "MAML", "vanilla": "Vanilla", "id": "ID embedding"}
+ALGORITHMS = {"vanilla": "Vanilla", "limaml": "LiMAML", "maml": "MAML", "id": "ID embedding"}
+_WHOLE_NETWORKS = ("vanilla", "maml")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,10 +106,23 @@ class Report:
 
 
 def algorithm_label(algorithm: str, fine_tune: bool | None = None, served: bool = False) -> str:
-    """The name to show: ``LiMAML, fine-tuned``."""
+    """The name to show: ``LiMAML, fine-tuned``; whole networks cannot be stored per task."""
     name = ALGORITHMS.get(algorithm, algorithm)
     if served:
         return f"{name}, as served"
-    return (
-        name if fine_tune is None else f"{name}, {'fine-tuned' if fine_tune else 'not fine-tuned'}"
-    )
+    if fine_tune is None:
+        return name
+    if not fine_tune:
+        return f"{name}, un-adapted"
+    return f"{name}, fine-tuned{' (cannot be stored)' if algorithm in _WHOLE_NETWORKS else ''}"
+
+
+def series_of(algorithm: str, fine_tune: bool | None = None) -> int:
+    """Number of a model's colour and shape, the same in all charts.
+
+    The form that is trained has the lower one: un-adapted for ``vanilla``, adapted for others.
+    """
+    names = list(ALGORITHMS)
+    number = names.index(algorithm) if algorithm in names else len(names) - 1
+    is_trained = fine_tune is None or fine_tune == (algorithm != "vanilla")
+    return number if is_trained else number + len(names)

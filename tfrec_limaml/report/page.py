@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tfrec_limaml import staging
 from tfrec_limaml.report import charts, svg
-from tfrec_limaml.report.contents import MemberStory, Report, algorithm_label
+from tfrec_limaml.report.contents import MemberStory, Report, algorithm_label, series_of
 from tfrec_limaml.wording import counted
 
 
@@ -41,12 +41,13 @@ def render(report: Report) -> str:
 
 def document(title: str, summary: str, sections: Sequence[str]) -> str:
     """A page of sections as one HTML document that loads no other files."""
+    paragraph = f"<p>{html.escape(summary)}</p>" if summary else ""
     style = files("tfrec_limaml.report").joinpath("report.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'  # noqa: E501
         f"<title>{html.escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f"<header><h1>{html.escape(title)}</h1><p>{html.escape(summary)}</p></header>\n"
+        f"<header><h1>{html.escape(title)}</h1>{paragraph}</header>\n"
         f"<main>\n{''.join(sections)}</main>\n</body>\n</html>\n"
     )
 
@@ -87,9 +88,9 @@ def _training(report: Report) -> str:
         "How each algorithm did on members' later interactions after each pass over the training "
         "tasks. The training losses belong to different objectives (LiMAML adds the loss before "
         "adaptation): compare their shapes, not their values.",
-        _legend(names),
+        _legend(names, [series_of(run["algorithm"]) for run in report.training]),
         f'<div class="pair">{"".join(figure(c) for c in curves if c)}</div>',
-        table(("algorithm", "epochs", "validation AUC", "time"), rows),
+        table(("algorithm", "epochs", "validation AUC", "training of the kept model"), rows),
     )
 
 
@@ -111,8 +112,9 @@ def _evaluation(report: Report) -> str:
         "AUC by length of history",
         "Test AUC of members grouped by how many interactions they had before the test period. "
         "Vertical bars: 95 % confidence intervals; "
-        f"groups of fewer than {charts.SLICE_ROWS} rows are only in the table.",
-        _legend(names),
+        f"groups of fewer than {charts.SLICE_ROWS} rows are only in the table, and groups of too "
+        "few members for an interval have none.",
+        _legend(names, [series_of(r["algorithm"], r["fine_tune"]) for r in results]),
         figure(chart, wide=True),
         table(("algorithm", "all", *slices), rows),
     )
@@ -123,10 +125,14 @@ def _map(report: Report) -> str:
         return ""
     chart, names = charts.embedding_map(report.embedding_map)
     meaning = report.embedding_map.meaning
+    members = len(report.embedding_map.groups)
+    sample = ""
+    if members > charts.MAP_POINTS:
+        sample = f" ({charts.MAP_POINTS:,} of {members:,} members, drawn at random)"
     return section(
         "Map of the meta embeddings",
-        "Each point is one member's embedding, seen along its two directions of largest "
-        f"variance; colour and shape: {meaning}.",
+        f"Each point is one member's embedding, seen along the two directions of largest "
+        f"variance{sample}; colour and shape: {meaning}.",
         _legend(names),
         figure(chart, wide=True),
     )
@@ -136,14 +142,13 @@ def _story(report: Report) -> str:
     story = report.story
     if story is None or not story.items:
         return ""
-    clicks = "".join(f"<li>{html.escape(click)}</li>" for click in story.clicks)
     names = sorted({item.group for item in story.items})
     return section(
         "One member's list, before and after a few clicks",
         f"Member {story.task_key}: the first embedding uses "
         f"{counted(story.seen, 'interaction')}, the second "
         f"one uses these as well:",
-        f"<ul>{clicks}</ul>",
+        items(story.clicks),
         _legend(names) if len(names) <= svg.SERIES else "",
         figure(charts.rank_change(story), wide=True),
         _story_table(story),
@@ -191,24 +196,33 @@ def section(title: str, introduction: str, *parts: str) -> str:
     return f"<section><h2>{html.escape(title)}</h2>{paragraph}{''.join(parts)}</section>\n"
 
 
+def items(texts: Sequence[str]) -> str:
+    """A list of plain texts."""
+    return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>" if texts else ""
+
+
 def figure(chart: str, wide: bool = False) -> str:
     """A chart, half or all of the page's width."""
     return f'<figure class="{"wide" if wide else "half"}">{chart}</figure>'
 
 
-def _legend(names: Sequence[str]) -> str:
-    items = []
-    for series, name in enumerate(names):
-        key = svg.element("svg", svg.marker(series, 8, 8), viewBox="0 0 16 16", aria_hidden="true")
-        items.append(f"<li>{key}{html.escape(name)}</li>")
-    return f'<ul class="legend">{"".join(items)}</ul>'
+def _legend(names: Sequence[str], series: Sequence[int] | None = None) -> str:
+    numbers = range(len(names)) if series is None else series
+    entries = []
+    for number, name in zip(numbers, names, strict=True):
+        key = svg.element("svg", svg.marker(number, 8, 8), viewBox="0 0 16 16", aria_hidden="true")
+        entries.append(f"<li>{key}{html.escape(name)}</li>")
+    return f'<ul class="legend">{"".join(entries)}</ul>'
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], is_open: bool = False) -> str:
     """The numbers behind a chart, collapsed unless `is_open`."""
     titles = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in head)
     lines = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        f'<tr><th scope="row">{html.escape(row[0])}</th>'
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rows
     )
     table = f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table></div>'  # noqa: E501
     return f"<details{' open' if is_open else ''}><summary>The numbers</summary>{table}</details>"
@@ -219,6 +233,6 @@ def _number(value: float | None) -> str:
 
 
 def _interval(cell: object) -> str:
-    if not isinstance(cell, dict) or cell.get("auc") is None:
+    if not isinstance(cell, dict) or cell.get("auc") is None or "note" in cell:
         return "n/a"
     return f"{cell['auc']:.4f} ({cell['auc_low']:.3f} to {cell['auc_high']:.3f})"

@@ -21,8 +21,9 @@ def write_tables_page(path: str | Path, title: str, results: Sequence[Mapping[st
     sections = [
         page.section(
             f"{result['name']}: {result['title']}",
-            result["text"],
+            f"{result['text']} {_averaging(result)}",
             page.figure(gains_chart(result), wide=True),
+            page.items([ordering_sentence(ordering) for ordering in result["orderings"]]),
             page.table(_HEAD, [_cells(line, part) for line, part in _parts(result)], is_open=True),
         )
         for result in results
@@ -30,17 +31,44 @@ def write_tables_page(path: str | Path, title: str, results: Sequence[Mapping[st
     return page.write(path, page.document(title, "", sections))
 
 
-_HEAD = ("", "rows", "paper, %", "gain, %", "interval")
+_HEAD = ("", "rows", "paper, %", "gain, %", "interval", "AUC", "validation AUC", "time, %")
+
+
+def _averaging(result: Mapping[str, Any]) -> str:
+    runs = "one seed" if result["seeds"] == 1 else f"mean of {result['seeds']} seeds (sd)"
+    return (
+        f"Gains are per cent of test AUC over {result['reference']!r}, {runs}, with the 95 % "
+        "interval, paired by row and clustered by task."
+    )
 
 
 def _cells(line: Mapping[str, Any], part: Mapping[str, Any]) -> list[str]:
+    def spread(name: str, spec: str, of: Mapping[str, Any]) -> str:
+        deviation = of[f"{name}_sd"]
+        return f" ({deviation:{spec}})" if deviation else ""
+
+    is_all = part["slice"] == "all"
     return [
         _name(line, part),
         f"{part['rows']:,}",
         "" if part["paper"] is None else f"{part['paper']:+.2f}",
-        f"{part['gain']:+.2f} (sd {part['gain_sd']:.2f})",
+        f"{part['gain']:+.2f}{spread('gain', '.2f', part)}",
         f"{part['gain_low']:+.2f} to {part['gain_high']:+.2f}",
+        f"{line['auc_mean']:.4f}{spread('auc', '.4f', line)}" if is_all else "",
+        f"{line['val_auc_mean']:.4f}" if is_all else "",
+        f"{line['time']:+.0f}" if is_all else "",
     ]
+
+
+def ordering_sentence(ordering: Mapping[str, Any]) -> str:
+    """Whether one of the paper's orderings holds, as a sentence of Markdown."""
+    verb = "takes longer than" if ordering["time"] else "is above"
+    rows_text = "" if ordering["slice"] == "all" else f" on {ordering['slice']} rows"
+    statement = f"*{ordering['more']}* {verb} *{ordering['less']}*{rows_text}"
+    if ordering["holds"] is None:
+        return f"not measured: {statement}"
+    verdict = "holds" if ordering["holds"] else "DOES NOT HOLD"
+    return f"{verdict}: {statement} ({ordering['difference']:+.2f})"
 
 
 def _name(line: Mapping[str, Any], part: Mapping[str, Any]) -> str:

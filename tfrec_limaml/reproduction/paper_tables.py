@@ -15,6 +15,7 @@ from tfrec_limaml.reproduction.setting_tables import inner_rates, table9, table1
 from tfrec_limaml.reproduction.setups import Form, Setup
 from tfrec_limaml.reproduction.table import Line, Ordering, Table
 from tfrec_limaml.training.options import TrainOptions
+from tfrec_limaml.wording import counted
 
 
 def _table3(quick: bool) -> Table:
@@ -161,7 +162,7 @@ def _refresh(quick: bool) -> Table:
         reference="fresh",
         lines=[
             Line(
-                label=f"{days} days old" if days else "fresh",
+                label=f"{counted(days, 'day')} old" if days else "fresh",
                 setup=Setup(options=LIMAML, days_old=days),
                 paper={} if days != 7 else {"all": -0.5},
             )

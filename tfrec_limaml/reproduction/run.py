@@ -11,7 +11,7 @@ from typing import Any
 from tfrec_limaml import staging
 from tfrec_limaml.comparison.rivals import Data
 from tfrec_limaml.comparison.run import run_all
-from tfrec_limaml.report.tables_page import write_tables_page
+from tfrec_limaml.report.tables_page import ordering_sentence, write_tables_page
 from tfrec_limaml.reproduction.setups import Setup, Trainer
 from tfrec_limaml.reproduction.summary import summarise
 from tfrec_limaml.reproduction.table import Table
@@ -112,7 +112,7 @@ def markdown(result: Mapping[str, Any]) -> str:
             lines.append(f"| {line['label']} | {line['note']} | | | | | | | |")
         lines += [_row(line, part, spread) for part in line["slices"]]
     for ordering in result["orderings"]:
-        lines += ["", _sentence(ordering)]
+        lines += ["", f"- {ordering_sentence(ordering)}"]
     return "\n".join(lines)
 
 
@@ -140,20 +140,10 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:+.2f}"
 
 
-def _sentence(ordering: Mapping[str, Any]) -> str:
-    verb = "takes longer than" if ordering["time"] else "is above"
-    rows_text = "" if ordering["slice"] == "all" else f" on {ordering['slice']} rows"
-    statement = f"*{ordering['more']}* {verb} *{ordering['less']}*{rows_text}"
-    if ordering["holds"] is None:
-        return f"- not measured: {statement}"
-    verdict = "holds" if ordering["holds"] else "DOES NOT HOLD"
-    return f"- {verdict}: {statement} ({ordering['difference']:+.2f})"
-
-
 def failed(result: Mapping[str, Any]) -> list[str]:
     """The robust orderings of a table that do not hold."""
     return [
-        f"{result['name']}: {_sentence(ordering)}"
+        f"{result['name']}: {ordering_sentence(ordering)}"
         for ordering in result["orderings"]
         if ordering["robust"] and ordering["holds"] is not True
     ]

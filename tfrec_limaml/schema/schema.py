@@ -157,7 +157,7 @@ class Schema:
         if self.label.name in features:
             raise SchemaError(
                 f"schema {self.name!r}: the label {self.label.name!r} may not be a feature too; "
-                "remove the feature"
+                "remove the feature or name another label"
             )
         if self.timestamp in features:
             raise SchemaError(

@@ -168,9 +168,11 @@ def one_class(schema: Schema, splits: Mapping[str, Any]) -> list[str]:
     """One warning per split whose binary labels are all equal, if there are evaluation rows."""
     if schema.label.kind != "binary" or not any(splits[n]["rows"] for n in NAMES[1:]):
         return []
+    rates = {splits[n]["label_rate"] for n in NAMES if splits[n]["rows"]}
+    remedy = "check the label's column" if len(rates) == 1 else "choose other split dates"
     return [
         f"{_all_rows(splits[name]['rows'], name)} the label {splits[name]['label_rate']:g}: AUC "
-        "needs both classes; choose other split dates"
+        f"needs both classes; {remedy}"
         for name in NAMES
         if splits[name]["rows"] and splits[name]["label_rate"] in (0.0, 1.0)
     ]

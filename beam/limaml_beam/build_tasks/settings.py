@@ -151,7 +151,8 @@ def _no_dates(
     if any(value is not None for value in dates):
         raise LimamlError(
             f"schema {schema.name!r} splits within tasks ({list(shares)}): "
-            "leave out the dates and the window, or remove split.per_task"
+            "leave out the dates and the window, or the shares (--split-per-task, or "
+            "split.per_task of the schema)"
         )
     return {
         "validation_start": FAR_FUTURE,

@@ -16,6 +16,7 @@ from limaml_beam.commands.beam_flags import (
     report_paths,
 )
 from tfrec_limaml.cli import Command
+from tfrec_limaml.commands.arguments import output_location
 from tfrec_limaml.datasets.text_format import add_text_arguments
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks.folder import EPISODE
@@ -43,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "raw", nargs="?", metavar="RAW", help="folder written by `limaml datasets prepare`"
     )
-    parser.add_argument("--output", required=True, metavar="TASKS", help="folder to write")
+    parser.add_argument(
+        "--output", type=output_location, required=True, metavar="TASKS", help="folder to write"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     add_source_arguments(parser.add_argument_group("input files (instead of RAW)"))
     _add_task_arguments(parser.add_argument_group("tasks"))
@@ -107,7 +110,9 @@ def add_window_arguments(group: Any) -> None:
         help="use support rows of the last X days before a split only",
     )
     group.add_argument(
-        "--window-end", metavar="DATE", help="end of the window with --recent-only (default: now)"
+        "--window-end",
+        metavar="DATE",
+        help="end of the window of the recent rows (default: now)",
     )
 
 

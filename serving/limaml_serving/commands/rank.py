@@ -152,9 +152,15 @@ def run(arguments: argparse.Namespace) -> None:
         if getattr(arguments, option) is None:
             raise LimamlError(f"--{option} is missing; only --example does not need it")
     from tfrec_limaml.store import open_store
+    from tfrec_limaml.store.secrets import masked
 
     store = open_store(arguments.store)
     try:
+        if not store.generations():
+            sys.stderr.write(
+                f"limaml: the store {masked(arguments.store)} holds no generation, so no meta "
+                "embedding will be found; check the address\n"
+            )
         with _ranker(arguments, store) as ranker:
             _wait(ranker, arguments.target, arguments.wait)
             lines, bad = _rank_lines(ranker, sys.stdin.buffer, arguments.top)

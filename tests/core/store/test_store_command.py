@@ -29,7 +29,9 @@ def write(store, identifier, value, version=1):
 
 
 def test_an_empty_store_is_listed_as_such(limaml_store):
-    assert limaml_store("list") == ({"generations": []}, "the store holds no generation")
+    result, text = limaml_store("list")
+    assert result["generations"] == []
+    assert text == f"the store {result['store']} holds no generation"
 
 
 @pytest.mark.parametrize("action", ["show", "rollback", "prune"])

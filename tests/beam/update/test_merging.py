@@ -55,7 +55,7 @@ def test_the_kept_rows_of_every_task_make_its_record(tmp_path, shop_schema, shop
     settings = settings_of(prepare(options, str(tmp_path / "tasks")))
     folder = tmp_path / "tasks" / "member_kind"
     expected = {r for f in folder.glob("*.tfrecord.gz") for r in read_records(str(f))}
-    from limaml_beam.erasure.task_key import task_key_of
+    from limaml_beam.erasure.record_rows import task_key_of
 
     keys = [task_key_of(record).decode() for record in expected]
     batches = KeptRows(folder, 3).read([*keys, "nobody"])

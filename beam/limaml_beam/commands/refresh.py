@@ -118,12 +118,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     refuse_workers(arguments)
     quiet_beam(use_options(arguments.beam))
-    work = Path(arguments.work)
-    try:
-        with session(work, report_paths(arguments), arguments.metrics_file):
-            return _run(arguments)
-    except OSError as error:
-        raise LimamlError(f"cannot write below {work}: {error}") from error
+    with session(Path(arguments.work), report_paths(arguments), arguments.metrics_file):
+        return _run(arguments)
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -23,12 +23,12 @@ from limaml_beam.erasure import running
 from limaml_beam.erasure.erased_keys import ErasedKeys
 from limaml_beam.erasure.record_rows import names_others, task_key_of, without_rows
 from limaml_beam.io import files
+from limaml_beam.io.folder_lock import UPDATE, exclusive
 from limaml_beam.io.read_errors import open_file
 from limaml_beam.io.staged_output import staged_file
 from limaml_beam.io.tfrecords import frame_record, read_records
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, other_key_column
-from limaml_beam.update.lock import exclusive
 from limaml_beam.update.state import UpdateState, state_folder
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema import arrow_keys
@@ -213,7 +213,7 @@ def update_state(path: str, erased: ErasedKeys, write: bool) -> int:
     """
     folder = Path(path).parent
     replacements: dict[str, pa.RecordBatch | None] = {}
-    lock = exclusive(folder.parent.parent, wait=True)
+    lock = exclusive(folder.parent.parent, UPDATE, wait=True)
     with lock, contextlib.closing(UpdateState(folder)) as state:
         for prefix in state.prefixes():
             for key, rows in state.tasks(prefix).items():

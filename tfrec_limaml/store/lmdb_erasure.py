@@ -29,15 +29,10 @@ from tfrec_limaml.store.erasure import (
     key_digest,
     nested_prefix,
 )
+from tfrec_limaml.store.file_locks import file_lock, open_locked
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
-from tfrec_limaml.store.lmdb_overlay import (
-    LmdbOverlays,
-    copy_without,
-    file_lock,
-    without_erased,
-)
-from tfrec_limaml.store.lmdb_writer import open_locked
+from tfrec_limaml.store.lmdb_overlay import LmdbOverlays, copy_without, without_erased
 
 _Result = TypeVar("_Result")
 

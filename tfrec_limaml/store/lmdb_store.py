@@ -42,11 +42,12 @@ from tfrec_limaml.store import (
 )
 from tfrec_limaml.store.base import EventTimes, Generation, LookUpResult, Place, Upserted
 from tfrec_limaml.store.erasure import Tombstones
+from tfrec_limaml.store.file_locks import open_locked
 from tfrec_limaml.store.generation_record import Record, check_dtype
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
 from tfrec_limaml.store.lmdb_erasure import LmdbErasure
 from tfrec_limaml.store.lmdb_overlay import LmdbOverlays
-from tfrec_limaml.store.lmdb_writer import LmdbWriter, open_locked
+from tfrec_limaml.store.lmdb_writer import LmdbWriter
 
 
 class LmdbStore:

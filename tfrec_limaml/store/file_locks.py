@@ -21,13 +21,13 @@ def file_lock(path: Path) -> Iterator[None]:
         yield
 
 
-def open_locked(path: Path, mode: str) -> IO[str]:
+def open_locked(path: Path) -> IO[str]:
     """Opens a file and takes its exclusive lock.
 
     Raises `StoreError` if another process holds it.
     """
     while True:
-        file = open(path, mode)  # noqa: SIM115 - the caller holds it
+        file = open(path, "a")  # noqa: SIM115 - the caller holds it
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -31,7 +31,7 @@ from tfrec_limaml.store.erasure import (
 )
 from tfrec_limaml.store.file_locks import file_lock, open_locked
 from tfrec_limaml.store.generation_record import Record
-from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
+from tfrec_limaml.store.lmdb_catalog import LmdbCatalog, entries_under
 from tfrec_limaml.store.lmdb_overlay import LmdbOverlays, copy_without, without_erased
 
 _Result = TypeVar("_Result")
@@ -132,7 +132,7 @@ class LmdbErasure:
         lock = Path(f"{path}.lock")
         try:
             # With the lock, `LmdbStore` does not treat the folder as that of a dead writer.
-            with open_locked(lock, "a"):
+            with open_locked(lock):
                 self._copy(record, path, encoded_keys)
                 places = self._switch(record, copied_record, in_data, encoded_keys)
                 lock.unlink()
@@ -187,10 +187,7 @@ class LmdbErasure:
 
     def _keys_in_data(self, record: Record, encoded_keys: list[bytes]) -> set[bytes]:
         with self._data_of(record).begin() as transaction:
-            cursor = transaction.cursor()
-            return {
-                key for erased_key in encoded_keys for key in _stored_keys_of(cursor, erased_key)
-            }
+            return {key for erased in encoded_keys for key in _stored_keys_of(transaction, erased)}
 
     def _places(
         self, record: Record, in_data: set[bytes], encoded_keys: list[bytes]
@@ -222,12 +219,7 @@ def _with_remedy(error: BaseException, record: Record) -> str:
     )
 
 
-def _stored_keys_of(cursor: Any, key: bytes) -> list[bytes]:
+def _stored_keys_of(transaction: Any, key: bytes) -> list[bytes]:
     """The stored keys that an erased key includes."""
-    keys = [key] if cursor.set_key(key) else []
-    prefix = nested_prefix(key)
-    has_entry = cursor.set_range(prefix)
-    while has_entry and cursor.key().startswith(prefix):
-        keys.append(cursor.key())
-        has_entry = cursor.next()
-    return keys
+    keys = [] if transaction.get(key) is None else [key]
+    return [*keys, *entries_under(transaction, nested_prefix(key))]

@@ -171,19 +171,16 @@ class LmdbStore:
     def generations(self, model_version: int | None = None) -> list[Generation]:
         """See `EmbeddingStore.generations`; unpublished ones of living writers are not listed."""
         versions = self._versions() if model_version is None else [model_version]
-        return [
-            self._generation(record, self._catalog.current_name(version))
-            for version in versions
-            for record in self._catalog.records(version)
-        ]
+        result = []
+        for version in versions:
+            records, current = self._catalog.records_and_current(version)
+            result += [self._generation(record, current) for record in records]
+        return result
 
     def rollback(self, model_version: int, identifier: str | None = None) -> Generation:
         """See `EmbeddingStore.rollback`."""
         with self._overlays.writing():
-            records, current = (
-                self._catalog.records(model_version),
-                self._catalog.current_name(model_version),
-            )
+            records, current = self._catalog.records_and_current(model_version)
             target = generation_rules.rollback_target(records, current, identifier, model_version)
             self._environment(target, "roll back to another one")
             target, changed = generation_rules.after_rollback(records, current, target, time.time())
@@ -194,10 +191,7 @@ class LmdbStore:
     def condemn(self, model_version: int, identifier: str) -> Generation:
         """See `EmbeddingStore.condemn`."""
         with self._overlays.writing():
-            records, current = (
-                self._catalog.records(model_version),
-                self._catalog.current_name(model_version),
-            )
+            records, current = self._catalog.records_and_current(model_version)
             record = generation_rules.condemn_target(records, current, identifier, model_version)
             record = dataclasses.replace(record, condemned=time.time(), overlay="")
             self._catalog.change(model_version, current, [record])
@@ -210,10 +204,8 @@ class LmdbStore:
         """See `EmbeddingStore.prune`; also removes remains of dead writers."""
         self._remove_dead(model_version)
         with self._overlays.writing():
-            current = self._catalog.current_name(model_version)
-            pruned = generation_rules.prune_targets(
-                self._catalog.records(model_version), current, keep, grace_seconds
-            )
+            records, current = self._catalog.records_and_current(model_version)
+            pruned = generation_rules.prune_targets(records, current, keep, grace_seconds)
             if pruned:
                 self._catalog.change(model_version, current, (), removed=pruned)
             for record in pruned:
@@ -277,7 +269,7 @@ class LmdbStore:
             lock = Path(f"{_generation_path(self.folder, model_version, name)}.lock")
             if not lock.exists() and self._catalog.is_published(model_version, name):
                 continue
-            with contextlib.suppress(StoreError, FileNotFoundError), open_locked(lock, "a"):
+            with contextlib.suppress(StoreError, FileNotFoundError), open_locked(lock):
                 # Checked under the lock: the writer may have published in the meantime.
                 if self._catalog.is_published(model_version, name):
                     lock.unlink()

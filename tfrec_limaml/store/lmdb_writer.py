@@ -39,7 +39,7 @@ class LmdbWriter(SingleUse):
         self._lock: IO[str] | None = None
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = open_locked(self._lock_path, "a")
+            self._lock = open_locked(self._lock_path)
             shutil.rmtree(self._path, ignore_errors=True)
             self._environment = lmdb_environment.open_writable(self._path)
             # One transaction for the whole generation: each further commit would copy most pages of

@@ -240,18 +240,13 @@ class RedisStore:
             versions = self.catalog.versions() if model_version is None else [model_version]
             result = []
             for version in versions:
-                result += self.catalog.describe(
-                    self.catalog.records(version), self.catalog.current_name(version)
-                )
+                result += self.catalog.describe(*self.catalog.records_and_current(version))
             return result
 
     def rollback(self, model_version: int, identifier: str | None = None) -> Generation:
         """See `EmbeddingStore.rollback`."""
         with self.errors():
-            records, current = (
-                self.catalog.records(model_version),
-                self.catalog.current_name(model_version),
-            )
+            records, current = self.catalog.records_and_current(model_version)
             target = generation_rules.rollback_target(records, current, identifier, model_version)
             ttl_ms = self.client.pttl(self.catalog.data_key(model_version, target.identifier))
             if ttl_ms == -2:  # no such key
@@ -267,10 +262,7 @@ class RedisStore:
     def condemn(self, model_version: int, identifier: str) -> Generation:
         """See `EmbeddingStore.condemn`."""
         with self.errors():
-            records, current = (
-                self.catalog.records(model_version),
-                self.catalog.current_name(model_version),
-            )
+            records, current = self.catalog.records_and_current(model_version)
             record = generation_rules.condemn_target(records, current, identifier, model_version)
             record = dataclasses.replace(record, condemned=time.time(), overlay="")
             self.catalog.change(model_version, current, [record], known=records)
@@ -282,10 +274,7 @@ class RedisStore:
         """See `EmbeddingStore.prune`; also removes remains of dead writers."""
         with self.errors():
             self.catalog.remove_dead(model_version)
-            records, current = (
-                self.catalog.records(model_version),
-                self.catalog.current_name(model_version),
-            )
+            records, current = self.catalog.records_and_current(model_version)
             pruned = generation_rules.prune_targets(records, current, keep, grace_seconds)
             self.catalog.change(model_version, current, (), known=records, removed=pruned)
             return [record.identifier for record in pruned]

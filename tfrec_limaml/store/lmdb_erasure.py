@@ -32,6 +32,7 @@ from tfrec_limaml.store.erasure import (
 from tfrec_limaml.store.file_locks import file_lock, open_locked
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog, entries_under
+from tfrec_limaml.store.lmdb_generations import LmdbGenerations
 from tfrec_limaml.store.lmdb_overlay import LmdbOverlays, copy_without, without_erased
 
 _Result = TypeVar("_Result")
@@ -43,21 +44,19 @@ class LmdbErasure:
     Args:
         folder: The store's folder.
         catalog: The store's catalog.
-        environments: The store's handles.
         overlays: The store's overlays.
-        data_of: Opens the data of a generation.
+        generations: The data of the store's generations.
     """
 
     def __init__(
         self,
         folder: Path,
         catalog: LmdbCatalog,
-        environments: lmdb_environment.Environments,
         overlays: LmdbOverlays,
-        data_of: Callable[[Record], Any],
+        generations: LmdbGenerations,
     ) -> None:
-        self._folder, self._catalog, self._environments = folder, catalog, environments
-        self._overlays, self._data_of = overlays, data_of
+        self._folder, self._catalog = folder, catalog
+        self._overlays, self._generations = overlays, generations
 
     def erase(self, keys: Sequence[str]) -> list[Place]:
         """See `EmbeddingStore.erase`.
@@ -109,9 +108,9 @@ class LmdbErasure:
                 if latest is None:
                     return None
                 if (latest.folder, latest.overlay) == (record.folder, record.overlay):
+                    path, reason = self._generations.path(record), _with_remedy(error, record)
                     raise StoreError(
-                        f"cannot search {self._path(record)}: {_with_remedy(error, record)}; then "
-                        "run the same command again"
+                        f"cannot search {path}: {reason}; then run the same command again"
                     ) from error
                 record = latest
 
@@ -128,7 +127,7 @@ class LmdbErasure:
         if not in_data:
             return self._switch(record, record, in_data, encoded_keys)
         copied_record = dataclasses.replace(record, data=overlay.new_token())
-        path = self._path(copied_record)
+        path = self._generations.path(copied_record)
         lock = Path(f"{path}.lock")
         try:
             # With the lock, `LmdbStore` does not treat the folder as that of a dead writer.
@@ -140,7 +139,7 @@ class LmdbErasure:
             raise StoreError(
                 f"cannot write {path}: {error}; erase the same keys again to complete it"
             ) from error
-        self._remove(self._path(record))
+        self._remove(self._generations.path(record))
         return places
 
     def _remove(self, path: Path) -> None:
@@ -159,7 +158,7 @@ class LmdbErasure:
         environment = lmdb_environment.open_writable(path)
         try:
             erased = functools.partial(is_erased, erased=frozenset(encoded_keys))
-            copy_without(self._data_of(record), environment, erased)
+            copy_without(self._generations.open(record), environment, erased)
             environment.sync(True)
         finally:
             environment.close()
@@ -186,7 +185,7 @@ class LmdbErasure:
         return places or []
 
     def _keys_in_data(self, record: Record, encoded_keys: list[bytes]) -> set[bytes]:
-        with self._data_of(record).begin() as transaction:
+        with self._generations.open(record).begin() as transaction:
             return {key for erased in encoded_keys for key in _stored_keys_of(transaction, erased)}
 
     def _places(
@@ -205,9 +204,6 @@ class LmdbErasure:
             for part, stored in (("data", in_data), ("overlay", in_overlay))
             if stored
         ]
-
-    def _path(self, record: Record) -> Path:
-        return self._folder / str(record.model_version) / record.folder
 
 
 def _with_remedy(error: BaseException, record: Record) -> str:

@@ -65,9 +65,7 @@ class LmdbStore:
         self._catalog = LmdbCatalog(self.folder / "catalog", self._environments)
         self._overlays = LmdbOverlays(self.folder, self._catalog, self._environments)
         self._generations = LmdbGenerations(self.folder, self._catalog, self._environments)
-        self._erasure = LmdbErasure(
-            self.folder, self._catalog, self._environments, self._overlays, self._generations.open
-        )
+        self._erasure = LmdbErasure(self.folder, self._catalog, self._overlays, self._generations)
         #: A context in which no erasure begins.
         self.without_erasures = self._erasure.held_off
 

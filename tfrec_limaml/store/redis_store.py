@@ -46,8 +46,8 @@ from tfrec_limaml.store.redis_connection import (
     readable,
     secret_of,
 )
-from tfrec_limaml.store.redis_look_up import LookUp
 from tfrec_limaml.store.redis_overlay_reader import RedisOverlayReader
+from tfrec_limaml.store.redis_query import RedisQuery
 from tfrec_limaml.store.redis_writer import RedisWriter
 from tfrec_limaml.wording import counted
 
@@ -142,20 +142,22 @@ class RedisStore:
         misses = 0
         with self.errors():
             for _ in range(_ATTEMPTS):
-                guess, look_up = self._last.get(model_version), None
+                guess, query = self._last.get(model_version), None
                 pipeline = self.client.pipeline(transaction=False)
                 pipeline.get(self.catalog.key(model_version, "current"))
                 if guess is not None and fields:
-                    look_up = LookUp(self.catalog, guess, fields, self._overlay_of(guess), pipeline)
+                    query = RedisQuery(
+                        self.catalog, guess, fields, self._overlay_of(guess), pipeline
+                    )
                 pointer, *answers = pipeline.execute()
                 if pointer is None:
                     return values.empty_result(len(keys))
                 record = Record.from_bytes(pointer).check_version(model_version)
                 if record != guess:
                     self._last[model_version] = record
-                elif look_up is None:
+                elif query is None:
                     return values.decode_values([], [], record)
-                elif (found := look_up.answer(answers)) is not None:
+                elif (found := query.answer(answers)) is not None:
                     return found
                 else:  # the data are gone, or the pointer moved during this round trip
                     misses += 1

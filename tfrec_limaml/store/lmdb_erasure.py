@@ -33,7 +33,7 @@ from tfrec_limaml.store.file_locks import file_lock, open_locked
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog, entries_under
 from tfrec_limaml.store.lmdb_generations import LmdbGenerations
-from tfrec_limaml.store.lmdb_overlay import LmdbOverlays, copy_without, without_erased
+from tfrec_limaml.store.lmdb_overlay import LmdbOverlays, copy_without, entries_without
 
 _Result = TypeVar("_Result")
 
@@ -178,7 +178,7 @@ class LmdbErasure:
                 )
                 if any(place.part == "overlay" for place in places):
                     erased = functools.partial(is_erased, erased=frozenset(encoded_keys))
-                    remaining = without_erased(self._overlays.entries(latest), erased)
+                    remaining = entries_without(self._overlays.entries(latest), erased)
                     changed_record = self._overlays.with_entries(changed_record, remaining)
                 self._catalog.replace(changed_record)
                 self._overlays.remove_dead(record.model_version)

@@ -144,7 +144,9 @@ class LmdbOverlays:
         return self._folder / "overlays" / str(record.model_version) / name
 
 
-def without_erased(entries: overlay.Entries, is_erased: Callable[[bytes], bool]) -> overlay.Entries:
+def entries_without(
+    entries: overlay.Entries, is_erased: Callable[[bytes], bool]
+) -> overlay.Entries:
     """The entries whose keys are not erased."""
     return {key: entry for key, entry in entries.items() if not is_erased(key)}
 

@@ -38,12 +38,12 @@ from store import measure_overlay
 
 from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.commands.beam_flags import quiet_beam
+from limaml_beam.io.folder_lock import UPDATE, exclusive
 from limaml_beam.io.pipeline_options import use_options
 from limaml_beam.refresh.job import refresh
 from limaml_beam.refresh.options import Refresh, Thresholds
 from limaml_beam.refresh.session import session
 from limaml_beam.update.job import Update, Updater
-from limaml_beam.update.lock import exclusive
 from tfrec_limaml import export_for_serving
 from tfrec_limaml.manifest import HAS_META_EMBEDDING, META_EMBEDDING, PROBABILITY, RANK_SIGNATURE
 from tfrec_limaml.schema.columns import DAY_MS
@@ -156,7 +156,7 @@ def click_and_score(
     table = rows_of(who, np.full(count, round(began * 1000)), world.random)
     path = world.folder / "raw" / f"interactions-{number:03d}.parquet"
     pq.write_table(table, path)
-    with exclusive(world.folder / "work"):
+    with exclusive(world.folder / "work", UPDATE):
         report = updater.update([str(path)])
     seconds = []
     for start in range(0, count, 100):

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from certificates import make_certificates
 
-from limaml_serving.server import ConfigError, EmbeddedServer, Tls
+from limaml_serving.server import ConfigError, EmbeddedServer, ServerTls
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,10 @@ def pki(tmp_path_factory):
 
 
 def test_tls_encrypts_and_a_plain_client_is_turned_away(serve, connect, base, pki, refusal, rows):
-    server = serve({"m": base}, tls=Tls(key=pki / "server.key", certificate=pki / "server.pem"))
+    server = serve(
+        {"m": base},
+        tls=ServerTls(private_key=pki / "server.key", certificate_chain=pki / "server.pem"),
+    )
     trusted = grpc.ssl_channel_credentials((pki / "ca.pem").read_bytes())
     client = connect(f"localhost:{server.port}", name="m", credentials=trusted)
     assert client.logits() == [111.0, 1.0]
@@ -31,7 +34,11 @@ def test_tls_encrypts_and_a_plain_client_is_turned_away(serve, connect, base, pk
 def test_mutual_tls_demands_a_client_certificate(serve, connect, base, pki, refusal, rows):
     server = serve(
         {"m": base},
-        tls=Tls(key=pki / "server.key", certificate=pki / "server.pem", client_ca=pki / "ca.pem"),
+        tls=ServerTls(
+            private_key=pki / "server.key",
+            certificate_chain=pki / "server.pem",
+            client_ca=pki / "ca.pem",
+        ),
     )
     authority = (pki / "ca.pem").read_bytes()
     known = grpc.ssl_channel_credentials(
@@ -47,20 +54,21 @@ def test_mutual_tls_demands_a_client_certificate(serve, connect, base, pki, refu
 def test_a_missing_tls_file_is_a_readable_error(base, tmp_path):
     with pytest.raises(ConfigError, match="cannot read a TLS file"):
         EmbeddedServer(
-            {"m": base}, tls=Tls(key=tmp_path / "none", certificate=tmp_path / "none")
+            {"m": base},
+            tls=ServerTls(private_key=tmp_path / "none", certificate_chain=tmp_path / "none"),
         ).start()
 
 
 def test_clients_with_a_certificate_may_reload_where_others_could_not(
     serve, connect, base, pki, refusal
 ):
-    files = {"key": pki / "server.key", "certificate": pki / "server.pem"}
+    files = {"private_key": pki / "server.key", "certificate_chain": pki / "server.pem"}
     authority = (pki / "ca.pem").read_bytes()
     client_pair = (pki / "client.key").read_bytes(), (pki / "client.pem").read_bytes()
     text = f"""model_config_list {{ config {{ name: "m" base_path: "{base}"
         model_platform: "tensorflow" }} }}"""
     for client_ca, code in ((None, "PERMISSION_DENIED"), (pki / "ca.pem", None)):
-        server = serve({"m": base}, host="0.0.0.0", tls=Tls(**files, client_ca=client_ca))
+        server = serve({"m": base}, host="0.0.0.0", tls=ServerTls(**files, client_ca=client_ca))
         credentials = grpc.ssl_channel_credentials(authority, *client_pair)
         client = connect(f"localhost:{server.port}", name="m", credentials=credentials)
         if code is None:

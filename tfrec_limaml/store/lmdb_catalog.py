@@ -51,17 +51,21 @@ class LmdbCatalog:
 
     def records(self, model_version: int) -> list[Record]:
         """Published generations, oldest first."""
-        entries = self._read(_entries_under, _record_prefix(model_version)) or {}
+        entries = self._read(entries_under, _record_prefix(model_version)) or {}
         return [Record.from_bytes(content) for content in entries.values()]
+
+    def records_and_current(self, model_version: int) -> tuple[list[Record], str | None]:
+        """Published generations, oldest first, and the identifier of the current one."""
+        return self.records(model_version), self.current_name(model_version)
 
     def all_records(self) -> list[Record]:
         """Published generations of every model version."""
-        entries = self._read(_entries_under, _RECORD.encode()) or {}
+        entries = self._read(entries_under, _RECORD.encode()) or {}
         return [Record.from_bytes(content) for content in entries.values()]
 
     def tombstones(self) -> Tombstones:
         """The keys that were erased."""
-        entries = self._read(_entries_under, _ERASED) or {}
+        entries = self._read(entries_under, _ERASED) or {}
         return Tombstones(name.removeprefix(_ERASED) for name in entries)
 
     def tombstones_of(self, keys: Sequence[bytes]) -> Tombstones:
@@ -88,7 +92,7 @@ class LmdbCatalog:
         with self.writing() as transaction:
             for digest in digests:
                 transaction.put(_ERASED + digest, _DONE)
-            if _PENDING not in _entries_under(transaction, _ERASED).values():
+            if _PENDING not in entries_under(transaction, _ERASED).values():
                 _set_erasing(transaction, False)
 
     def _read(self, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -135,7 +139,7 @@ class LmdbCatalog:
             ErasedMeanwhileError: The number of tombstones is no longer `erased`.
         """
         with self.writing() as transaction:
-            if len(_entries_under(transaction, _ERASED)) != erased:
+            if len(entries_under(transaction, _ERASED)) != erased:
                 raise ErasedMeanwhileError(
                     generation_rules.ERASED_MEANWHILE.format(record.identifier)
                 )
@@ -206,7 +210,7 @@ def _put(transaction: Any, record: Record) -> None:
     transaction.put(_record_key(record.model_version, record.identifier), record.to_bytes())
 
 
-def _entries_under(transaction: Any, prefix: bytes) -> dict[bytes, bytes]:
+def entries_under(transaction: Any, prefix: bytes) -> dict[bytes, bytes]:
     """All entries whose name begins with a prefix, in the order of names."""
     entries, cursor = {}, transaction.cursor()
     has_entry = cursor.set_range(prefix)
@@ -217,5 +221,5 @@ def _entries_under(transaction: Any, prefix: bytes) -> dict[bytes, bytes]:
 
 
 def _set_erasing(transaction: Any, erasing: bool) -> None:
-    for content in _entries_under(transaction, _RECORD.encode()).values():
+    for content in entries_under(transaction, _RECORD.encode()).values():
         _put(transaction, dataclasses.replace(Record.from_bytes(content), erasing=erasing))

@@ -29,15 +29,11 @@ from tfrec_limaml.store.erasure import (
     key_digest,
     nested_prefix,
 )
+from tfrec_limaml.store.file_locks import file_lock, open_locked
 from tfrec_limaml.store.generation_record import Record
-from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
-from tfrec_limaml.store.lmdb_overlay import (
-    LmdbOverlays,
-    copy_without,
-    file_lock,
-    without_erased,
-)
-from tfrec_limaml.store.lmdb_writer import open_locked
+from tfrec_limaml.store.lmdb_catalog import LmdbCatalog, entries_under
+from tfrec_limaml.store.lmdb_generations import LmdbGenerations
+from tfrec_limaml.store.lmdb_overlay import LmdbOverlays, copy_without, entries_without
 
 _Result = TypeVar("_Result")
 
@@ -48,21 +44,19 @@ class LmdbErasure:
     Args:
         folder: The store's folder.
         catalog: The store's catalog.
-        environments: The store's handles.
         overlays: The store's overlays.
-        data_of: Opens the data of a generation.
+        generations: The data of the store's generations.
     """
 
     def __init__(
         self,
         folder: Path,
         catalog: LmdbCatalog,
-        environments: lmdb_environment.Environments,
         overlays: LmdbOverlays,
-        data_of: Callable[[Record], Any],
+        generations: LmdbGenerations,
     ) -> None:
-        self._folder, self._catalog, self._environments = folder, catalog, environments
-        self._overlays, self._data_of = overlays, data_of
+        self._folder, self._catalog = folder, catalog
+        self._overlays, self._generations = overlays, generations
 
     def erase(self, keys: Sequence[str]) -> list[Place]:
         """See `EmbeddingStore.erase`.
@@ -114,9 +108,9 @@ class LmdbErasure:
                 if latest is None:
                     return None
                 if (latest.folder, latest.overlay) == (record.folder, record.overlay):
+                    path, reason = self._generations.path(record), _with_remedy(error, record)
                     raise StoreError(
-                        f"cannot search {self._path(record)}: {_with_remedy(error, record)}; then "
-                        "run the same command again"
+                        f"cannot search {path}: {reason}; then run the same command again"
                     ) from error
                 record = latest
 
@@ -133,11 +127,11 @@ class LmdbErasure:
         if not in_data:
             return self._switch(record, record, in_data, encoded_keys)
         copied_record = dataclasses.replace(record, data=overlay.new_token())
-        path = self._path(copied_record)
+        path = self._generations.path(copied_record)
         lock = Path(f"{path}.lock")
         try:
             # With the lock, `LmdbStore` does not treat the folder as that of a dead writer.
-            with open_locked(lock, "a"):
+            with open_locked(lock):
                 self._copy(record, path, encoded_keys)
                 places = self._switch(record, copied_record, in_data, encoded_keys)
                 lock.unlink()
@@ -145,7 +139,7 @@ class LmdbErasure:
             raise StoreError(
                 f"cannot write {path}: {error}; erase the same keys again to complete it"
             ) from error
-        self._remove(self._path(record))
+        self._remove(self._generations.path(record))
         return places
 
     def _remove(self, path: Path) -> None:
@@ -164,7 +158,7 @@ class LmdbErasure:
         environment = lmdb_environment.open_writable(path)
         try:
             erased = functools.partial(is_erased, erased=frozenset(encoded_keys))
-            copy_without(self._data_of(record), environment, erased)
+            copy_without(self._generations.open(record), environment, erased)
             environment.sync(True)
         finally:
             environment.close()
@@ -184,18 +178,15 @@ class LmdbErasure:
                 )
                 if any(place.part == "overlay" for place in places):
                     erased = functools.partial(is_erased, erased=frozenset(encoded_keys))
-                    remaining = without_erased(self._overlays.entries(latest), erased)
+                    remaining = entries_without(self._overlays.entries(latest), erased)
                     changed_record = self._overlays.with_entries(changed_record, remaining)
                 self._catalog.replace(changed_record)
                 self._overlays.remove_dead(record.model_version)
         return places or []
 
     def _keys_in_data(self, record: Record, encoded_keys: list[bytes]) -> set[bytes]:
-        with self._data_of(record).begin() as transaction:
-            cursor = transaction.cursor()
-            return {
-                key for erased_key in encoded_keys for key in _stored_keys_of(cursor, erased_key)
-            }
+        with self._generations.open(record).begin() as transaction:
+            return {key for erased in encoded_keys for key in _stored_keys_of(transaction, erased)}
 
     def _places(
         self, record: Record, in_data: set[bytes], encoded_keys: list[bytes]
@@ -214,9 +205,6 @@ class LmdbErasure:
             if stored
         ]
 
-    def _path(self, record: Record) -> Path:
-        return self._folder / str(record.model_version) / record.folder
-
 
 def _with_remedy(error: BaseException, record: Record) -> str:
     if isinstance(error, lmdb.MemoryError):
@@ -227,12 +215,7 @@ def _with_remedy(error: BaseException, record: Record) -> str:
     )
 
 
-def _stored_keys_of(cursor: Any, key: bytes) -> list[bytes]:
+def _stored_keys_of(transaction: Any, key: bytes) -> list[bytes]:
     """The stored keys that an erased key includes."""
-    keys = [key] if cursor.set_key(key) else []
-    prefix = nested_prefix(key)
-    has_entry = cursor.set_range(prefix)
-    while has_entry and cursor.key().startswith(prefix):
-        keys.append(cursor.key())
-        has_entry = cursor.next()
-    return keys
+    keys = [] if transaction.get(key) is None else [key]
+    return [*keys, *entries_under(transaction, nested_prefix(key))]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import generation_rules, overlay
 from tfrec_limaml.store.base import EventTimes, Upserted
 from tfrec_limaml.store.erasure import Tombstones
+from tfrec_limaml.store.file_locks import file_lock
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
 from tfrec_limaml.store.lmdb_environment import Environments
@@ -144,19 +144,9 @@ class LmdbOverlays:
         return self._folder / "overlays" / str(record.model_version) / name
 
 
-@contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """A context that waits for an exclusive lock of this machine, and holds it.
-
-    The system releases the lock if the process ends.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def without_erased(entries: overlay.Entries, is_erased: Callable[[bytes], bool]) -> overlay.Entries:
+def entries_without(
+    entries: overlay.Entries, is_erased: Callable[[bytes], bool]
+) -> overlay.Entries:
     """The entries whose keys are not erased."""
     return {key: entry for key, entry in entries.items() if not is_erased(key)}
 

@@ -18,15 +18,10 @@ removing it frees its disk space at once.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
-import os
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import lmdb
 import numpy.typing as npt
@@ -45,8 +40,9 @@ from tfrec_limaml.store.erasure import Tombstones
 from tfrec_limaml.store.generation_record import Record, check_dtype
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
 from tfrec_limaml.store.lmdb_erasure import LmdbErasure
+from tfrec_limaml.store.lmdb_generations import LmdbGenerations
 from tfrec_limaml.store.lmdb_overlay import LmdbOverlays
-from tfrec_limaml.store.lmdb_writer import LmdbWriter, open_locked
+from tfrec_limaml.store.lmdb_writer import LmdbWriter
 
 
 class LmdbStore:
@@ -68,9 +64,8 @@ class LmdbStore:
         self._kept = kept_vectors.KeptGenerations()
         self._catalog = LmdbCatalog(self.folder / "catalog", self._environments)
         self._overlays = LmdbOverlays(self.folder, self._catalog, self._environments)
-        self._erasure = LmdbErasure(
-            self.folder, self._catalog, self._environments, self._overlays, self._environment
-        )
+        self._generations = LmdbGenerations(self.folder, self._catalog, self._environments)
+        self._erasure = LmdbErasure(self.folder, self._catalog, self._overlays, self._generations)
         #: A context in which no erasure begins.
         self.without_erasures = self._erasure.held_off
 
@@ -97,7 +92,7 @@ class LmdbStore:
 
     def _read(self, record: Record, keys: Sequence[str]) -> LookUpResult:
         """The vectors of keys in a generation and its overlay."""
-        environment = self._environment(record)
+        environment = self._generations.open(record)
         newer_entries: overlay.Entries = {}
         if record.overlay:
             newer_entries = self._overlays.read(record, values.encode_look_up(keys))
@@ -116,7 +111,7 @@ class LmdbStore:
 
         if len(keys) < kept_vectors.FROM_KEYS or record.erasing:
             return read(keys)
-        data = self._path(record), self._environments.followed
+        data = self._generations.path(record), self._environments.followed
         cache = self._kept.vectors_of(record.model_version, data, record.embedding_dim)
         result = cache.get_many(keys, frozenset(map(bytes.decode, newer_entries)), read)
         result.model = record.model
@@ -130,12 +125,14 @@ class LmdbStore:
         Refused while a living writer holds the same identifier.
         """
         generation_rules.check_new(model_version, embedding_dim)
-        self._remove_dead(model_version)
+        self._generations.remove_dead(model_version)
         published = [r.identifier for r in self._catalog.records(model_version)]
         record = generation_rules.new_record(
             model_version, embedding_dim, self.dtype, identifier, published, model
         )
-        return LmdbWriter(self._path(record), record, self._catalog.tombstones(), self.publish)
+        return LmdbWriter(
+            self._generations.path(record), record, self._catalog.tombstones(), self.publish
+        )
 
     def upsert(
         self,
@@ -150,8 +147,8 @@ class LmdbStore:
 
     def erase(self, keys: Sequence[str]) -> list[Place]:
         """See `EmbeddingStore.erase`."""
-        for version in self._versions():
-            self._remove_dead(version)
+        for version in self._generations.versions():
+            self._generations.remove_dead(version)
         return self._erasure.erase(keys)
 
     def search(self, keys: Sequence[str]) -> list[Place]:
@@ -165,26 +162,23 @@ class LmdbStore:
     def current(self, model_version: int) -> Generation | None:
         """See `EmbeddingStore.current`."""
         record = self._catalog.current(model_version)
-        return None if record is None else self._generation(record, record.identifier)
+        return None if record is None else self._generations.described(record, record.identifier)
 
     def generations(self, model_version: int | None = None) -> list[Generation]:
         """See `EmbeddingStore.generations`; unpublished ones of living writers are not listed."""
-        versions = self._versions() if model_version is None else [model_version]
-        return [
-            self._generation(record, self._catalog.current_name(version))
-            for version in versions
-            for record in self._catalog.records(version)
-        ]
+        versions = self._generations.versions() if model_version is None else [model_version]
+        result = []
+        for version in versions:
+            records, current = self._catalog.records_and_current(version)
+            result += [self._generations.described(record, current) for record in records]
+        return result
 
     def rollback(self, model_version: int, identifier: str | None = None) -> Generation:
         """See `EmbeddingStore.rollback`."""
         with self._overlays.writing():
-            records, current = (
-                self._catalog.records(model_version),
-                self._catalog.current_name(model_version),
-            )
+            records, current = self._catalog.records_and_current(model_version)
             target = generation_rules.rollback_target(records, current, identifier, model_version)
-            self._environment(target, "roll back to another one")
+            self._generations.open(target, "roll back to another one")
             target, changed = generation_rules.after_rollback(records, current, target, time.time())
             self._catalog.change(model_version, current, changed, pointer=target.identifier)
             self._overlays.remove_dead(model_version)
@@ -193,10 +187,7 @@ class LmdbStore:
     def condemn(self, model_version: int, identifier: str) -> Generation:
         """See `EmbeddingStore.condemn`."""
         with self._overlays.writing():
-            records, current = (
-                self._catalog.records(model_version),
-                self._catalog.current_name(model_version),
-            )
+            records, current = self._catalog.records_and_current(model_version)
             record = generation_rules.condemn_target(records, current, identifier, model_version)
             record = dataclasses.replace(record, condemned=time.time(), overlay="")
             self._catalog.change(model_version, current, [record])
@@ -207,16 +198,14 @@ class LmdbStore:
         self, model_version: int, keep: int = base.KEEP, grace_seconds: float = base.GRACE_SECONDS
     ) -> list[str]:
         """See `EmbeddingStore.prune`; also removes remains of dead writers."""
-        self._remove_dead(model_version)
+        self._generations.remove_dead(model_version)
         with self._overlays.writing():
-            current = self._catalog.current_name(model_version)
-            pruned = generation_rules.prune_targets(
-                self._catalog.records(model_version), current, keep, grace_seconds
-            )
+            records, current = self._catalog.records_and_current(model_version)
+            pruned = generation_rules.prune_targets(records, current, keep, grace_seconds)
             if pruned:
                 self._catalog.change(model_version, current, (), removed=pruned)
             for record in pruned:
-                self._drop(model_version, record.folder)
+                self._generations.drop(model_version, record.folder)
             self._overlays.remove_dead(model_version)
         return [record.identifier for record in pruned]
 
@@ -224,31 +213,6 @@ class LmdbStore:
         """See `EmbeddingStore.close`."""
         self._kept.clear()
         self._environments.close()
-
-    def _environment(self, record: Record, remedy: str = "publish again") -> Any:
-        """A generation's data; raises OSError, `lmdb.Error` or `StoreError` if they are not its."""
-        path = self._path(record)
-        opened = self._environments.open_environment(path)
-        if opened is not None:
-            return opened
-
-        def check(environment: Any) -> None:
-            if record.format < 2:
-                return
-            with environment.begin() as transaction:
-                header = transaction.get(values.HEADER)
-            if header != record.header:
-                raise StoreError(
-                    f"{path} holds the data of another generation ({header!r}): {remedy}"
-                )
-
-        return self._environments.immutable(path, check)
-
-    def _generation(self, record: Record, current: str | None) -> Generation:
-        lost = True
-        with contextlib.suppress(OSError, lmdb.Error, StoreError):
-            lost = self._environment(record) is None
-        return record.generation(record.identifier == current, lost)
 
     def publish(self, record: Record, event_times: EventTimes, tombstones: Tombstones) -> None:
         """Makes a finished generation current, after taking over newer overlay entries.
@@ -259,40 +223,3 @@ class LmdbStore:
             record = self._overlays.take_over(record, event_times, tombstones)
             self._catalog.publish(record, len(tombstones))
             self._overlays.remove_dead(record.model_version)
-
-    def _path(self, record: Record) -> Path:
-        return _generation_path(self.folder, record.model_version, record.folder)
-
-    def _drop(self, model_version: int, folder: str) -> None:
-        path = _generation_path(self.folder, model_version, folder)
-        self._environments.forget(path)
-        shutil.rmtree(path, ignore_errors=True)
-        Path(f"{path}.lock").unlink(missing_ok=True)
-
-    def _remove_dead(self, model_version: int) -> None:
-        for name in {
-            p.name.removesuffix(".lock") for p in (self.folder / str(model_version)).glob("*")
-        }:
-            lock = Path(f"{_generation_path(self.folder, model_version, name)}.lock")
-            if not lock.exists() and self._catalog.is_published(model_version, name):
-                continue
-            with contextlib.suppress(StoreError, FileNotFoundError), open_locked(lock, "a"):
-                # Checked under the lock: the writer may have published in the meantime.
-                if self._catalog.is_published(model_version, name):
-                    lock.unlink()
-                else:
-                    self._drop(model_version, name)
-
-    def _versions(self) -> list[int]:
-        try:
-            names = os.listdir(self.folder)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StoreError(f"cannot read the store folder {self.folder}: {error}") from error
-        return sorted(int(name) for name in names if name.isdigit())
-
-
-@functools.lru_cache(maxsize=256)
-def _generation_path(folder: Path, model_version: int, name: str) -> Path:
-    return folder / str(model_version) / name

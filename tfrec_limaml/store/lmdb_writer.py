@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +15,7 @@ from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import generation_rules, lmdb_environment, values
 from tfrec_limaml.store.base import EventTimes, Generation, Matrix
 from tfrec_limaml.store.erasure import ErasedFilter, Tombstones
+from tfrec_limaml.store.file_locks import open_locked
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.single_use import SingleUse
 
@@ -40,7 +39,7 @@ class LmdbWriter(SingleUse):
         self._lock: IO[str] | None = None
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = open_locked(self._lock_path, "a")
+            self._lock = open_locked(self._lock_path)
             shutil.rmtree(self._path, ignore_errors=True)
             self._environment = lmdb_environment.open_writable(self._path)
             # One transaction for the whole generation: each further commit would copy most pages of
@@ -104,23 +103,3 @@ class LmdbWriter(SingleUse):
         if self._lock is not None:
             self._lock_path.unlink(missing_ok=True)
             self._lock.close()
-
-
-def open_locked(path: Path, mode: str) -> IO[str]:
-    """Opens a file and takes its exclusive lock.
-
-    Raises `StoreError` if another process holds it.
-    """
-    while True:
-        file = open(path, mode)  # noqa: SIM115 - the caller holds it
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise StoreError(
-                f"{path} is held by another process that is still writing; wait for it, or stop it"
-            ) from error
-        # If the file was removed between opening and locking, the lock has no effect.
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            return file
-        file.close()

@@ -115,6 +115,10 @@ class RedisCatalog:
         ]
         return sorted(records, key=lambda record: record.identifier)
 
+    def records_and_current(self, model_version: int) -> tuple[list[Record], str | None]:
+        """Published generations, oldest first, and the identifier of the current one."""
+        return self.records(model_version), self.current_name(model_version)
+
     def remove_dead(self, model_version: int) -> None:
         """Removes data that are neither published nor held by a writer's lease."""
         published = {record.identifier for record in self.records(model_version)}

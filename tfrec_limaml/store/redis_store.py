@@ -46,8 +46,8 @@ from tfrec_limaml.store.redis_connection import (
     readable,
     secret_of,
 )
-from tfrec_limaml.store.redis_look_up import LookUp
 from tfrec_limaml.store.redis_overlay_reader import RedisOverlayReader
+from tfrec_limaml.store.redis_query import RedisQuery
 from tfrec_limaml.store.redis_writer import RedisWriter
 from tfrec_limaml.wording import counted
 
@@ -142,20 +142,22 @@ class RedisStore:
         misses = 0
         with self.errors():
             for _ in range(_ATTEMPTS):
-                guess, look_up = self._last.get(model_version), None
+                guess, query = self._last.get(model_version), None
                 pipeline = self.client.pipeline(transaction=False)
                 pipeline.get(self.catalog.key(model_version, "current"))
                 if guess is not None and fields:
-                    look_up = LookUp(self.catalog, guess, fields, self._overlay_of(guess), pipeline)
+                    query = RedisQuery(
+                        self.catalog, guess, fields, self._overlay_of(guess), pipeline
+                    )
                 pointer, *answers = pipeline.execute()
                 if pointer is None:
                     return values.empty_result(len(keys))
                 record = Record.from_bytes(pointer).check_version(model_version)
                 if record != guess:
                     self._last[model_version] = record
-                elif look_up is None:
+                elif query is None:
                     return values.decode_values([], [], record)
-                elif (found := look_up.answer(answers)) is not None:
+                elif (found := query.answer(answers)) is not None:
                     return found
                 else:  # the data are gone, or the pointer moved during this round trip
                     misses += 1
@@ -240,18 +242,13 @@ class RedisStore:
             versions = self.catalog.versions() if model_version is None else [model_version]
             result = []
             for version in versions:
-                result += self.catalog.describe(
-                    self.catalog.records(version), self.catalog.current_name(version)
-                )
+                result += self.catalog.describe(*self.catalog.records_and_current(version))
             return result
 
     def rollback(self, model_version: int, identifier: str | None = None) -> Generation:
         """See `EmbeddingStore.rollback`."""
         with self.errors():
-            records, current = (
-                self.catalog.records(model_version),
-                self.catalog.current_name(model_version),
-            )
+            records, current = self.catalog.records_and_current(model_version)
             target = generation_rules.rollback_target(records, current, identifier, model_version)
             ttl_ms = self.client.pttl(self.catalog.data_key(model_version, target.identifier))
             if ttl_ms == -2:  # no such key
@@ -267,10 +264,7 @@ class RedisStore:
     def condemn(self, model_version: int, identifier: str) -> Generation:
         """See `EmbeddingStore.condemn`."""
         with self.errors():
-            records, current = (
-                self.catalog.records(model_version),
-                self.catalog.current_name(model_version),
-            )
+            records, current = self.catalog.records_and_current(model_version)
             record = generation_rules.condemn_target(records, current, identifier, model_version)
             record = dataclasses.replace(record, condemned=time.time(), overlay="")
             self.catalog.change(model_version, current, [record], known=records)
@@ -282,10 +276,7 @@ class RedisStore:
         """See `EmbeddingStore.prune`; also removes remains of dead writers."""
         with self.errors():
             self.catalog.remove_dead(model_version)
-            records, current = (
-                self.catalog.records(model_version),
-                self.catalog.current_name(model_version),
-            )
+            records, current = self.catalog.records_and_current(model_version)
             pruned = generation_rules.prune_targets(records, current, keep, grace_seconds)
             self.catalog.change(model_version, current, (), known=records, removed=pruned)
             return [record.identifier for record in pruned]

@@ -26,7 +26,7 @@ from limaml_beam.build_tasks.statistics import StatisticsFn
 from limaml_beam.build_tasks.task_split import SplitWithinTasks
 from limaml_beam.build_tasks.validation import COUNTS, REJECTED, ReadAndValidate
 from limaml_beam.build_tasks.writing import WriteShard
-from limaml_beam.io.sources import Part, Source, parts_of
+from limaml_beam.io.sources import Part, Source, parts_of_file
 from limaml_beam.io.staged_output import write_file
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import ORDER
@@ -55,7 +55,7 @@ class ReadInteractions(beam.PTransform):
         read = (
             begin
             | "files" >> beam.Create(self.inputs.interactions.files)
-            | "parts of files" >> beam.FlatMap(parts_of).with_output_types(Part)
+            | "parts of files" >> beam.FlatMap(parts_of_file).with_output_types(Part)
             | "spread" >> beam.Reshuffle()
             | "read and validate"
             >> beam.ParDo(

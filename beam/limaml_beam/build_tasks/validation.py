@@ -20,7 +20,7 @@ from limaml_beam.build_tasks.row_checks import (
 )
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.io import progress
-from limaml_beam.io.sources import Part, Source, read_rows
+from limaml_beam.io.sources import Part, Source, read_part
 from limaml_beam.rows.feature_tables import load_tables
 from tfrec_limaml.datasets.rows import BadRow
 from tfrec_limaml.datasets.text_format import TextFormat
@@ -55,7 +55,7 @@ class ReadAndValidate(beam.DoFn):
     def process(self, part: Part) -> Iterator[pa.Table | beam.pvalue.TaggedOutput]:
         """Reads one part of a file."""
         columns = interaction_columns(self.schema, self.settings.definitions)
-        for rows in read_rows(part, columns, self.settings.batch_rows, self.text):
+        for rows in read_part(part, columns, self.settings.batch_rows, self.text):
             if not rows.count:  # the columns of a file before its rows
                 continue
             progress.advance("reading", rows.count)

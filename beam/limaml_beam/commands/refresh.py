@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from limaml_beam.build_tasks.options import PrepareOptions
-from limaml_beam.commands import embed, prepare
+from limaml_beam.commands import embed, embed_arguments, prepare
 from limaml_beam.commands.beam_flags import add_report_flags, quiet_beam, report_paths
 from limaml_beam.commands.ignored_options import refuse_workers
 from limaml_beam.generate_embeddings.options import EmbedOptions
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folder for the state, one per model and store; local, or mounted",
     )
-    embed.add_job_arguments(parser, store_required=True)
+    embed_arguments.add_job_arguments(parser, store_required=True)
     parser.add_argument("--full", action="store_true", help="adapt all tasks, also unchanged ones")
     parser.add_argument(
         "--keep-rows",
@@ -100,7 +100,7 @@ def options_from(arguments: argparse.Namespace) -> tuple[PrepareOptions, EmbedOp
     """The options of both jobs; ``--max-bad-fraction`` applies to the embedding job."""
     return (
         prepare.options_from(arguments, without=("max_bad_fraction", "keep_rows")),
-        embed.options_from(arguments),
+        embed_arguments.options_from(arguments),
     )
 
 
@@ -118,12 +118,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     refuse_workers(arguments)
     quiet_beam(use_options(arguments.beam))
-    work = Path(arguments.work)
-    try:
-        with session(work, report_paths(arguments), arguments.metrics_file):
-            return _run(arguments)
-    except OSError as error:
-        raise LimamlError(f"cannot write below {work}: {error}") from error
+    with session(Path(arguments.work), report_paths(arguments), arguments.metrics_file):
+        return _run(arguments)
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -120,10 +120,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def _update_lock(work: Path) -> Iterator[None]:
     """Holds the lock of updates."""
     from limaml_beam.io import outcome
-    from limaml_beam.update.lock import exclusive
+    from limaml_beam.io.folder_lock import UPDATE, exclusive
 
     outcome.stage(outcome.LOCK)
-    with exclusive(work):
+    with exclusive(work, UPDATE):
         yield
 
 

@@ -7,8 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from limaml_beam.erasure.record_rows import names_others
-from limaml_beam.erasure.task_key import task_key_of
+from limaml_beam.erasure.record_rows import names_others, task_key_of
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.schema.task_keys import decode_task_key, task_key

@@ -21,16 +21,16 @@ from isal import isal_zlib
 from limaml_beam.build_tasks import kept_rows as kept_rows_module
 from limaml_beam.erasure import running
 from limaml_beam.erasure.erased_keys import ErasedKeys
-from limaml_beam.erasure.record_rows import names_others, without_rows
-from limaml_beam.erasure.task_key import task_key_of
+from limaml_beam.erasure.record_rows import names_others, task_key_of, without_rows
 from limaml_beam.io import files
+from limaml_beam.io.folder_lock import UPDATE, exclusive
 from limaml_beam.io.read_errors import open_file
 from limaml_beam.io.staged_output import staged_file
 from limaml_beam.io.tfrecords import frame_record, read_records
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, other_key_column
-from limaml_beam.update.lock import exclusive
 from limaml_beam.update.state import UpdateState, state_folder
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema import arrow_keys
 from tfrec_limaml.schema.task_keys import joint_key_prefix
 
@@ -40,14 +40,21 @@ Kind: TypeAlias = "Callable[[str, ErasedKeys, bool], int]"
 
 
 def task_records(path: str, erased: ErasedKeys, write: bool) -> int | None:
-    """A TFRecord file of task records; None if it holds other records.
+    """A TFRecord file of task records; None if its first record is another one.
 
     Counts removed records, and records of other tasks that lose rows which name a key.
+
+    Raises:
+        LimamlError: A later record is no task record.
     """
     count = 0
-    for record in read_records(path):
+    for index, record in enumerate(read_records(path)):
         if task_key_of(record) is None:
-            return None
+            if index == 0:
+                return None
+            raise LimamlError(
+                f"cannot search {path}: record {index} is damaged; remove it, or replace it"
+            )
         count += _without_erased_rows(record, path, erased) is not record
     if count and write:
         compressor = isal_zlib.compressobj(
@@ -206,7 +213,7 @@ def update_state(path: str, erased: ErasedKeys, write: bool) -> int:
     """
     folder = Path(path).parent
     replacements: dict[str, pa.RecordBatch | None] = {}
-    lock = exclusive(folder.parent.parent, wait=True)
+    lock = exclusive(folder.parent.parent, UPDATE, wait=True)
     with lock, contextlib.closing(UpdateState(folder)) as state:
         for prefix in state.prefixes():
             for key, rows in state.tasks(prefix).items():

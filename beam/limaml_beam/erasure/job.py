@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 from apache_beam.io.filesystems import FileSystems
+from google.protobuf.message import DecodeError
 
 from limaml_beam.erasure import running
 from limaml_beam.erasure.erased_keys import ErasedKeys
@@ -232,7 +233,7 @@ def _in_file(path: str, root: str, erased: ErasedKeys, write: bool) -> int | Non
             else erased.with_schema(*schema_and_definitions),
             write,
         )
-    except READ_ERRORS as error:
+    except (*READ_ERRORS, DecodeError) as error:
         raise LimamlError(f"cannot search {path}: {error}; remove it, or replace it") from error
 
 

@@ -1,27 +1,51 @@
-"""Removes rows from serialized task records of two definitions.
+"""Task key and rows of serialized task records, without TensorFlow.
 
-Each row of such a record names a task of the other definition, in a feature list called
-``task_key:<definition>`` (see `tfrec_limaml.tasks.record_format.key_list`).
+Each row of a record of two definitions names a task of the other definition, in a feature list
+called ``task_key:<definition>`` (see `tfrec_limaml.tasks.record_format`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import compress
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
-from limaml_beam.erasure.task_key import LENGTH_DELIMITED, fields_of
-from tfrec_limaml.tasks.record_format import QUERY_START, SAMPLE_COUNT, key_list
-from tfrec_limaml.wire_format import opening, read_varint, varint
+from tfrec_limaml.tasks.record_format import QUERY_START, SAMPLE_COUNT, TASK_KEY, key_list
+from tfrec_limaml.wire_messages import message_classes
 
-_FIRST, _SECOND, _THIRD = (number << 3 | LENGTH_DELIMITED for number in (1, 2, 3))
-#: Prefix of the names of the lists with other definitions' keys.
-NAMES_OTHERS = key_list("").encode()
+# Prefix of the names of the lists with other definitions' keys.
+_KEY_LIST = key_list("")
+
+# tensorflow/core/example/{example,feature}.proto; the cells of a list are copied as they are
+_classes = message_classes(
+    "limaml.records",
+    {
+        "Record": {"context": (1, "Features")},
+        "Features": {"feature": (1, "map:Feature")},
+        "Feature": {"bytes_list": (1, "Texts"), "int64_list": (3, "Numbers")},
+        "Texts": {"value": (1, "*bytes")},
+        "Numbers": {"value": (1, "*int64")},
+        "Sequence": {"context": (1, "Features"), "feature_lists": (2, "Lists")},
+        "Lists": {"feature_list": (1, "map:List")},
+        "List": {"feature": (1, "*bytes")},
+    },
+)
+
+
+def task_key_of(record: bytes) -> bytes | None:
+    """The task key of a serialized record; None if there is none."""
+    try:
+        features = _classes["Record"].FromString(record).context.feature
+    except DecodeError:
+        return None
+    return next(iter(features[TASK_KEY].bytes_list.value), None)
 
 
 def names_others(record: bytes) -> bool:
     """Whether the rows of a record name tasks of another definition."""
-    return NAMES_OTHERS in record
+    return _KEY_LIST.encode() in record
 
 
 def without_rows(record: bytes, is_erased: Callable[[str, bytes], bool]) -> bytes | None:
@@ -34,63 +58,32 @@ def without_rows(record: bytes, is_erased: Callable[[str, bytes], bool]) -> byte
     Returns:
         The same bytes if no row names one; None if no row stays, or no query row of a record with
         query rows.
+
+    Raises:
+        google.protobuf.message.DecodeError: The bytes are no record.
     """
-    parts = dict(fields_of(record))
-    lists = [_key_and_value(entry) for _, entry in fields_of(parts[_SECOND])]
-    steps = {name: [step for _, step in fields_of(content)] for name, content in lists}
-    keep_mask = np.ones(max(map(len, steps.values()), default=0), np.bool_)
-    for name, cells in steps.items():
-        if name.startswith(NAMES_OTHERS):
-            definition = name.removeprefix(NAMES_OTHERS).decode()
-            keep_mask &= [not is_erased(definition, _text(cell)) for cell in cells]
+    message = _classes["Sequence"].FromString(record)
+    lists = message.feature_lists.feature_list
+    rows = max((len(cells.feature) for cells in lists.values()), default=0)
+    keep_mask = np.ones(rows, np.bool_)
+    for name, cells in lists.items():
+        if name.startswith(_KEY_LIST):
+            definition = name.removeprefix(_KEY_LIST)
+            keep_mask &= [not is_erased(definition, _text(cell)) for cell in cells.feature]
     if keep_mask.all():
         return record
-    context = {
-        name: value for name, value in (_key_and_value(e) for _, e in fields_of(parts[_FIRST]))
-    }
-    start = _integer(context[QUERY_START.encode()])
+    context = message.context.feature
+    start = next(iter(context[QUERY_START].int64_list.value), -1)
     if not keep_mask.any() or (start >= 0 and not keep_mask[start:].any()):
         return None
-    numbers = {SAMPLE_COUNT.encode(): int(keep_mask.sum())}
+    context[SAMPLE_COUNT].int64_list.value[:] = [int(keep_mask.sum())]
     if start >= 0:
-        numbers[QUERY_START.encode()] = int(keep_mask[:start].sum())
-    entries = [
-        _entry(name, _integer_feature(numbers[name]) if name in numbers else value)
-        for name, value in context.items()
-    ]
-    positions = np.flatnonzero(keep_mask).tolist()
-    remaining_lists = [_entry(name, _feature_list(steps[name], positions)) for name, _ in lists]
-    return _field(1, b"".join(entries)) + _field(2, b"".join(remaining_lists))
-
-
-def _key_and_value(entry: bytes) -> tuple[bytes, bytes]:
-    """Key and value of an entry of a map; an empty value is not written."""
-    parts = dict(fields_of(entry))
-    return parts[_FIRST], parts.get(_SECOND, b"")
+        context[QUERY_START].int64_list.value[:] = [int(keep_mask[:start].sum())]
+    for cells in lists.values():
+        cells.feature[:] = list(compress(cells.feature, keep_mask))
+    return bytes(message.SerializeToString(deterministic=True))
 
 
 def _text(cell: bytes) -> bytes:
-    """The text of a step of a list of texts."""
-    return dict(fields_of(dict(fields_of(cell))[_FIRST])).get(_FIRST, b"")
-
-
-def _integer(feature: bytes) -> int:
-    """The number that a feature holds; -1 for a negative one."""
-    value = read_varint(dict(fields_of(dict(fields_of(feature))[_THIRD]))[_FIRST])
-    return value if value < 1 << 63 else -1
-
-
-def _integer_feature(value: int) -> bytes:
-    return _field(3, _field(1, varint(value)))
-
-
-def _feature_list(steps: Sequence[bytes], positions: Sequence[int]) -> bytes:
-    return b"".join(_field(1, steps[position]) for position in positions)
-
-
-def _entry(name: bytes, value: bytes) -> bytes:
-    return _field(1, _field(1, name) + _field(2, value))
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return opening(number, len(content)) + content
+    """The text of a row's cell of a list of texts."""
+    return next(iter(_classes["Feature"].FromString(cell).bytes_list.value), b"")

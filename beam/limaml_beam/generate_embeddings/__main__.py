@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from limaml_beam.commands.beam_flags import wrap_beam_flags
-from limaml_beam.commands.embed import add_arguments
+from limaml_beam.commands.embed_arguments import add_arguments
 from tfrec_limaml.cli import main as limaml
 
 

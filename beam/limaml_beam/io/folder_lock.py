@@ -52,29 +52,33 @@ def exclusive(work: Path, lock: Lock, wait: bool = False) -> Iterator[None]:
 
     Raises:
         BusyError: Another process holds the lock.
-        LimamlError: The folder cannot be used.
+        LimamlError: The folder cannot be used, or the block could not write (a full disk).
     """
-    path = work / lock.file
     try:
-        file = open(path, "a+")  # noqa: SIM115 - held until the end of the block
+        with (work / lock.file).open("a+") as file:
+            _take(file, work, lock, wait)
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
     except OSError as error:
         raise LimamlError(f"cannot use the work folder {work}: {error}") from error
-    with file:
-        end = time.monotonic() + _LONGEST_WAIT_SECONDS
-        told = False
-        while not _is_taken(file):
-            file.seek(0)
-            process = file.read().strip() or "unknown"
-            if not wait or time.monotonic() >= end:
-                raise BusyError(lock.busy.format(process=process, work=work))
-            if not told:
-                told = True
-                sys.stderr.write(f"limaml: waiting for process {process}, which holds {path}\n")
-            time.sleep(_POLL_SECONDS)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+
+
+def _take(file: TextIO, work: Path, lock: Lock, wait: bool) -> None:
+    """Takes the lock; see `exclusive`."""
+    end = time.monotonic() + _LONGEST_WAIT_SECONDS
+    told = False
+    while not _is_taken(file):
+        file.seek(0)
+        process = file.read().strip() or "unknown"
+        if not wait or time.monotonic() >= end:
+            raise BusyError(lock.busy.format(process=process, work=work))
+        if not told:
+            told = True
+            path = work / lock.file
+            sys.stderr.write(f"limaml: waiting for process {process}, which holds {path}\n")
+        time.sleep(_POLL_SECONDS)
 
 
 def _is_taken(file: TextIO) -> bool:

@@ -129,7 +129,7 @@ def format_of(path: str) -> str:
     return kind
 
 
-def parts_of(path: str) -> list[Part]:
+def parts_of_file(path: str) -> list[Part]:
     """The parts of a file that are read in parallel: row groups of Parquet, else the whole file."""
     if format_of(path) != "parquet":
         return [(path, None)]
@@ -140,7 +140,7 @@ def parts_of(path: str) -> list[Part]:
         raise unreadable(path, 0, error) from error
 
 
-def read_rows(
+def read_part(
     part: Part, columns: Sequence[str], batch_rows: int, text: TextFormat | None = None
 ) -> Iterator[Rows]:
     """Yields the raw values of the columns, at most `batch_rows` rows at a time.
@@ -178,12 +178,12 @@ def read_rows(
 def read_tables(
     part: Part, columns: Sequence[str], batch_rows: int, text: TextFormat | None = None
 ) -> Iterator[pa.Table]:
-    """As `read_rows`, for files in which every line must be a table row.
+    """As `read_part`, for files in which every line must be a table row.
 
     Raises:
-        SourceError: As `read_rows`; or a line is not a table row.
+        SourceError: As `read_part`; or a line is not a table row.
     """
-    for rows in read_rows(part, columns, batch_rows, text):
+    for rows in read_part(part, columns, batch_rows, text):
         for bad in rows.bad:
             raise SourceError(f"{part[0]}, line {bad.line}: {bad.reason}: {bad.text[:200]!r}")
         yield rows.table
@@ -195,7 +195,7 @@ def column_types(source: Source, columns: Sequence[str]) -> dict[str, pa.DataTyp
     Raises:
         SourceError: It cannot be read, or lacks a column.
     """
-    rows = next(read_rows((source.files[0], None), columns, 1, source.text), None)
+    rows = next(read_part((source.files[0], None), columns, 1, source.text), None)
     return {} if rows is None else {field.name: field.type for field in rows.table.schema}
 
 

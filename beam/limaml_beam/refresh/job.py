@@ -34,6 +34,7 @@ from limaml_beam.generate_embeddings.artefacts import (
 )
 from limaml_beam.generate_embeddings.job import EmbeddingJob, generate, new_generation_name
 from limaml_beam.io import outcome
+from limaml_beam.io.folder_lock import UPDATE, exclusive
 from limaml_beam.refresh import checks, days
 from limaml_beam.refresh.options import Refresh
 from limaml_beam.refresh.outputs import (
@@ -47,7 +48,6 @@ from limaml_beam.refresh.outputs import (
     published_report,
 )
 from limaml_beam.update.dead_letters import remove_letters
-from limaml_beam.update.lock import exclusive
 from limaml_beam.update.plan import Plan, write_plan
 from limaml_beam.update.reconcile import reconcile, settings_of
 from limaml_beam.update.state import state_folder
@@ -123,7 +123,7 @@ def _begin(
 def _reconcile(settings: Refresh, output: Path, card: dict[str, Any]) -> dict[str, Any]:
     """Compares the results of `limaml update` since the last refresh with this refresh's output."""
     tasks = settings.work / "tasks"
-    with exclusive(settings.work, wait=True):
+    with exclusive(settings.work, UPDATE, wait=True):
         return reconcile(settings.work, str(output), read_schema(str(tasks)), settings_of(card))
 
 

@@ -12,8 +12,8 @@ from limaml_beam.generate_embeddings.artefacts import manifest_digest
 from limaml_beam.generate_embeddings.publish import publish
 from limaml_beam.generate_embeddings.report import read_report
 from limaml_beam.io import files, outcome, staged_output
+from limaml_beam.io.folder_lock import UPDATE, exclusive
 from limaml_beam.refresh.options import Refresh
-from limaml_beam.update.lock import exclusive
 from limaml_beam.update.plan import read_plan
 from tfrec_limaml import staging
 from tfrec_limaml.errors import LimamlError
@@ -69,7 +69,7 @@ def _take_over_tasks(work: Path, generation: str) -> None:
     """Makes the next records the current ones, if they are those of the generation."""
     following = next_tasks(work)
     if following.is_dir() and read_plan(following).generation == generation:
-        with exclusive(work, wait=True):  # no update reads the records meanwhile
+        with exclusive(work, UPDATE, wait=True):  # no update reads the records meanwhile
             staged_output.publish(str(following), str(work / "tasks"))
 
 

@@ -32,7 +32,7 @@ _BATCH_SIZE = 256
 _SERVING_TAG = "serve"
 
 #: Maps a turn and task keys (as in a store) to the known offsets of that turn.
-LookUp: TypeAlias = Callable[[int, Sequence[str]], Mapping[str, Offset]]
+OffsetLookUp: TypeAlias = Callable[[int, Sequence[str]], Mapping[str, Offset]]
 
 
 class OtherModelError(VersionMismatchError):
@@ -81,7 +81,7 @@ class TaskAdapter:
                 )
             self._model = model
 
-    def adapt(self, records: Sequence[Sequence[bytes]], look_up: LookUp) -> AdaptedTasks:
+    def adapt(self, records: Sequence[Sequence[bytes]], look_up: OffsetLookUp) -> AdaptedTasks:
         """Adapts tasks.
 
         Args:
@@ -139,7 +139,7 @@ class _TurnOffsets:
     """
 
     def __init__(
-        self, side: int, dim: int, turn: int, look_up: LookUp, offsets: dict[str, Offset]
+        self, side: int, dim: int, turn: int, look_up: OffsetLookUp, offsets: dict[str, Offset]
     ) -> None:
         self.side = side
         self._turn, self._stored_offsets = turn, look_up

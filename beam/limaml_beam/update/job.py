@@ -38,12 +38,12 @@ from limaml_beam.rows.columnar import TASK, TIME
 from limaml_beam.update import defaults
 from limaml_beam.update.adapting import OtherModelError, TaskAdapter
 from limaml_beam.update.dead_letters import write_letters
-from limaml_beam.update.look_up import TurnLookUp, current_generation
-from limaml_beam.update.merging import merge_rows, records_of, without_erased
+from limaml_beam.update.merging import merge_rows, recent_records, without_erased_others
 from limaml_beam.update.messages import Message
 from limaml_beam.update.new_rows import NewRows, read_messages, read_new
 from limaml_beam.update.plan import read_plan
 from limaml_beam.update.state import UpdateState, prefix_of, state_folder
+from limaml_beam.update.turn_offsets import TurnOffsets, current_generation
 from tfrec_limaml.datasets.text_format import text_format
 from tfrec_limaml.errors import LimamlError, NotCurrentError
 from tfrec_limaml.schema.schema import Schema
@@ -157,7 +157,9 @@ class Updater:
         state = UpdateState(state_folder(self._settings.work))
         with contextlib.closing(state):
             new_rows, rows, settings = self._read(read, schema, state)
-            records = [records_of(rows.get(d), schema, settings, d)[1] for d in self._definitions]
+            records = [
+                recent_records(rows.get(d), schema, settings, d)[1] for d in self._definitions
+            ]
             result = self._task_adapter.adapt(records, self._look_up(state, settings))
             upserted = self._upsert(result.tables)
             prefixes = schema.key_prefixes(self._definitions)
@@ -253,7 +255,7 @@ class Updater:
             affected = list(dict.fromkeys([*distinct, *due_keys]))
             nightly = KeptRows(self._tasks / definition, settings.shards).read(affected)
             updated = state.read(affected, nightly[0].schema if nightly else None, prefix)
-            old_rows = without_erased([*nightly, *updated], schema, settings, definition)
+            old_rows = without_erased_others([*nightly, *updated], schema, settings, definition)
             merged_rows, duplicates = merge_rows(old_rows, table, settings, due_keys)
             if merged_rows is not None:
                 rows[definition] = merged_rows
@@ -261,9 +263,9 @@ class Updater:
                 new_rows.skip("duplicate", duplicates)
         return rows
 
-    def _look_up(self, state: UpdateState, settings: TaskSettings) -> TurnLookUp:
+    def _look_up(self, state: UpdateState, settings: TaskSettings) -> TurnOffsets:
         store = self._settings.store
-        return TurnLookUp(self._settings.work, self._manifest, store, state, settings.erased)
+        return TurnOffsets(self._settings.work, self._manifest, store, state, settings.erased)
 
     def _upsert(self, embeddings: list[pa.Table]) -> Upserted:
         """Upserts into the current generation; again if a refresh publishes the next meanwhile."""

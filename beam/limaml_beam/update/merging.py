@@ -66,7 +66,7 @@ def _concatenate(before: pa.Table, new: pa.Table) -> pa.Table:
     return pa.concat_tables([before, new]).combine_chunks()
 
 
-def without_erased(
+def without_erased_others(
     batches: Sequence[pa.RecordBatch],
     schema: Schema,
     settings: TaskSettings,
@@ -88,7 +88,7 @@ def without_erased(
     return [batch for batch in remaining if len(batch)]
 
 
-def records_of(
+def recent_records(
     table: pa.Table | None, schema: Schema, settings: TaskSettings, definition: str
 ) -> tuple[list[str], list[bytes]]:
     """Keys and recent records of a sorted table of whole tasks.

@@ -21,7 +21,7 @@ from limaml_beam.build_tasks.row_checks import OUTSIDE, interaction_columns, val
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.validation import dead_letters, malformed
 from limaml_beam.io.read_errors import MissingColumnsError, SourceError
-from limaml_beam.io.sources import Source, parts_of, read_rows
+from limaml_beam.io.sources import Source, parts_of_file, read_part
 from limaml_beam.rows.feature_tables import Tables, join, load_tables
 from limaml_beam.update.messages import Message, decode
 from limaml_beam.update.online_history import add_history
@@ -78,8 +78,8 @@ def read_new(inputs: Inputs, schema: Schema, settings: TaskSettings, tasks: Path
     new_rows, blocks = NewRows(), []
     for path in inputs.interactions.files:
         try:
-            for part in parts_of(path):
-                for rows in read_rows(part, columns, settings.batch_rows, inputs.interactions.text):
+            for part in parts_of_file(path):
+                for rows in read_part(part, columns, settings.batch_rows, inputs.interactions.text):
                     new_rows.read += rows.count
                     for bad in rows.bad:
                         new_rows.skip(f"malformed_row:{bad.reason}")

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from limaml_beam.io.folder_lock import BusyError
+from limaml_beam.io.folder_lock import UPDATE, BusyError, exclusive
 from limaml_beam.update.adapting import OtherModelError
 from limaml_beam.update.job import Update, Updater
-from limaml_beam.update.lock import exclusive
 from limaml_beam.update.plan import Plan, read_plan
 from tfrec_limaml.errors import LimamlError, StoreError, VersionMismatchError
 
@@ -91,7 +90,7 @@ class PatientUpdater:
         wait = _FIRST_WAIT_SECONDS
         while True:
             try:
-                with exclusive(self._settings.work):
+                with exclusive(self._settings.work, UPDATE):
                     report = self._run_once(update)
                 self._last = time.monotonic()
                 return report

@@ -15,7 +15,7 @@ from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.digests import digest
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TIME
-from limaml_beam.update.merging import records_of
+from limaml_beam.update.merging import recent_records
 from limaml_beam.update.state import UpdateState, state_folder
 from tfrec_limaml.schema.schema import Schema
 
@@ -69,7 +69,7 @@ def _reconcile_definition(
     agreeing = 0
     if common:
         rows = latest(pa.Table.from_batches([updated[key] for key in common]), settings)
-        records = dict(zip(*records_of(rows, schema, settings, definition), strict=True))
+        records = dict(zip(*recent_records(rows, schema, settings, definition), strict=True))
         agreeing = sum(
             key in records and digest(records[key]) == in_batch[key][1] for key in common
         )

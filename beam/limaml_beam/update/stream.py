@@ -17,12 +17,12 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, NamedTuple, TypeAlias
 
+from limaml_beam.io.folder_lock import UPDATE, exclusive
 from limaml_beam.io.read_errors import SourceError
 from limaml_beam.io.sources import format_of
 from limaml_beam.update.dead_letters import write_letters
 from limaml_beam.update.defaults import POLL_SECONDS
 from limaml_beam.update.job import Update, Updater
-from limaml_beam.update.lock import exclusive
 from limaml_beam.update.patience import PatientUpdater, Sleep, Tell, check_idle
 from tfrec_limaml import staging
 from tfrec_limaml.errors import LimamlError
@@ -204,7 +204,8 @@ def _readable(arrived: Sequence[_File], done: _Done, updater: PatientUpdater) ->
             readable.append(file)
         except SourceError as error:
             letter = {"reason": "unreadable_file", "file": file.path, "detail": str(error)}
-            with exclusive(updater.work, wait=True):  # an erasure may rewrite the day's letters
+            # an erasure may rewrite the day's letters
+            with exclusive(updater.work, UPDATE, wait=True):
                 write_letters(updater.work, [json.dumps(letter, ensure_ascii=False)])
             updater.totals.dead_letters += 1
             done.add([file.mark])

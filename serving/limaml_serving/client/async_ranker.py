@@ -65,7 +65,7 @@ class AsyncRanker(RankerBase):
     async def close(self) -> None:
         """See `limaml_serving.Ranker.close`."""
         self._closed = True
-        self._look_ups.close()
+        self._store_reader.close()
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -96,7 +96,7 @@ class AsyncRanker(RankerBase):
     async def _perform(self, step: Resolve | LookUp | Predict) -> Any:
         try:
             if isinstance(step, LookUp):
-                look_up = asyncio.wrap_future(self._look_ups.submit(step))
+                look_up = asyncio.wrap_future(self._store_reader.submit(step))
                 return await asyncio.wait_for(look_up, step.timeout)
             call = self._predict if isinstance(step, Predict) else self._metadata
             return await call(step.request, timeout=step.timeout)

@@ -9,8 +9,8 @@ from typing import Any
 from limaml_serving.client import wire
 from limaml_serving.client.channel import Tls, channel_options
 from limaml_serving.client.counters import Counters
-from limaml_serving.client.look_up import LookUps
 from limaml_serving.client.protocol import OnVersionMismatch, RankingProtocol, Signature
+from limaml_serving.client.store_reader import StoreReader
 from limaml_serving.client.versions import KnownVersions, VersionLock
 from limaml_serving.errors import ServingError
 from tfrec_limaml.errors import LimamlError
@@ -49,7 +49,7 @@ class RankerBase:
             raise LimamlError(f"target must be HOST:PORT, received {target!r}")
         self._target = target
         self._closed = False
-        self._look_ups = LookUps(store)
+        self._store_reader = StoreReader(store)
         self._protocol = RankingProtocol(
             known=KnownVersions(manifest),
             model_name=model_name,

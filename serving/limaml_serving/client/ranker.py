@@ -111,7 +111,7 @@ class Ranker(RankerBase):
     def close(self) -> None:
         """Closes the channel: running and later calls raise a `ServingError` of code CANCELLED."""
         self._closed = True
-        self._look_ups.close()
+        self._store_reader.close()
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -142,7 +142,7 @@ class Ranker(RankerBase):
     def _perform(self, step: Resolve | LookUp | Predict) -> Any:
         try:
             if isinstance(step, LookUp):
-                return self._look_ups.look_up(step)
+                return self._store_reader.look_up(step)
             call = self._predict if isinstance(step, Predict) else self._metadata
             return call(step.request, timeout=step.timeout)
         except (ValueError, RuntimeError, CancelledError) as error:  # of a closed channel or pool

@@ -101,14 +101,7 @@ class KnownVersions:
             and self._base is not None
             and (self._base / str(version)).is_dir()
         ):
-            manifest = Manifest.read(self._base / str(version))
-            if manifest.model_version != version:
-                raise VersionMismatchError(
-                    f"{self._base / str(version)} holds the manifest of version "
-                    f"{manifest.model_version}: folders were renamed or "
-                    "copied over each other; export again"
-                )
-            self._add(manifest, read_digest(self._base / str(version)))
+            self._read(self._base / str(version), version)
         return self._known.get(version)
 
     @property
@@ -116,8 +109,14 @@ class KnownVersions:
         """The highest version known."""
         return self._known[max(self._known)]
 
-    def _read(self, folder: Path) -> None:
-        self._add(Manifest.read(folder), read_digest(folder))
+    def _read(self, folder: Path, version: int | None = None) -> None:
+        manifest = Manifest.read(folder)
+        if version not in (None, manifest.model_version):
+            raise VersionMismatchError(
+                f"{folder} holds the manifest of version {manifest.model_version}: folders were "
+                "renamed or copied over each other; export again"
+            )
+        self._add(manifest, read_digest(folder))
 
     def _add(self, manifest: Manifest, digest: str) -> None:
         self._known[manifest.model_version] = KnownVersion.from_manifest(manifest, digest)

@@ -11,20 +11,14 @@ installed originals.
 
 from __future__ import annotations
 
-from typing import Any
-
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
 from tfrec_limaml.wire_format import opening
+from tfrec_limaml.wire_messages import message_classes
 
 PREDICT_METHOD = "/tensorflow.serving.PredictionService/Predict"
 METADATA_METHOD = "/tensorflow.serving.PredictionService/GetModelMetadata"
 
 # tensorflow.DataType
 DT_FLOAT, DT_STRING, DT_INT64, DT_BOOL = 1, 7, 9, 10
-
-_PACKAGE = "limaml.wire"
-_TYPES = {"int64": 3, "int32": 5, "bool": 8, "string": 9, "bytes": 12}
 
 # message -> field -> (number, type); "*" marks a repeated field, "map:" a map from string
 _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
@@ -61,48 +55,14 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
 }
 
 
-def _file() -> descriptor_pb2.FileDescriptorProto:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="limaml_serving/wire.proto", package=_PACKAGE, syntax="proto3"
-    )
-    for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for field, (number, kind) in fields.items():
-            if kind.startswith("map:"):
-                entry = message.nested_type.add(
-                    name=f"{field.capitalize()}Entry", options={"map_entry": True}
-                )
-                _add(entry, "key", 1, "string")
-                _add(entry, "value", 2, kind.removeprefix("map:"))
-                kind = f"*{name}.{entry.name}"
-            _add(message, field, number, kind)
-    return file
-
-
-def _add(message: Any, name: str, number: int, kind: str) -> None:
-    field = message.field.add(name=name, number=number, label=3 if kind.startswith("*") else 1)
-    kind = kind.removeprefix("*")
-    if kind in _TYPES:
-        field.type = _TYPES[kind]
-    else:
-        field.type, field.type_name = 11, f".{_PACKAGE}.{kind}"
-
-
-_pool = descriptor_pool.DescriptorPool()
-_pool.AddSerializedFile(_file().SerializeToString())
-
-
-def _class(name: str) -> Any:
-    return message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
-
-
-TensorProto = _class("TensorProto")
-Texts = _class("Texts")
-ModelSpec = _class("ModelSpec")
-PredictRequest = _class("PredictRequest")
-PredictResponse = _class("PredictResponse")
-GetModelMetadataRequest = _class("GetModelMetadataRequest")
-GetModelMetadataResponse = _class("GetModelMetadataResponse")
+_classes = message_classes("limaml.wire", _MESSAGES)
+TensorProto = _classes["TensorProto"]
+Texts = _classes["Texts"]
+ModelSpec = _classes["ModelSpec"]
+PredictRequest = _classes["PredictRequest"]
+PredictResponse = _classes["PredictResponse"]
+GetModelMetadataRequest = _classes["GetModelMetadataRequest"]
+GetModelMetadataResponse = _classes["GetModelMetadataResponse"]
 
 
 def entry_head(name: str, size: int) -> bytes:

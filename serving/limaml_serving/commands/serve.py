@@ -17,7 +17,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 if TYPE_CHECKING:
-    from limaml_serving.server import EmbeddedServer, ModelSettings, Tls
+    from limaml_serving.server import EmbeddedServer, ModelSettings, ServerTls
 
 #: gRPC's messages are smaller than 2 GiB.
 _LARGEST_MB = 2047
@@ -251,8 +251,8 @@ def _models(arguments: argparse.Namespace) -> list[ModelSettings]:
     return [ModelSettings(name=arguments.name or base.name, base_path=base)]
 
 
-def _tls(arguments: argparse.Namespace) -> Tls | None:
-    from limaml_serving.server import Tls
+def _tls(arguments: argparse.Namespace) -> ServerTls | None:
+    from limaml_serving.server import ServerTls
 
     key, certificate, client_ca = (
         arguments.tls_key,
@@ -263,7 +263,7 @@ def _tls(arguments: argparse.Namespace) -> Tls | None:
         return None
     if key is None or certificate is None:
         raise LimamlError("TLS needs both --tls-key and --tls-certificate")
-    return Tls(key=key, certificate=certificate, client_ca=client_ca)
+    return ServerTls(private_key=key, certificate_chain=certificate, client_ca=client_ca)
 
 
 SERVE = Command(

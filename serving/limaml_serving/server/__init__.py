@@ -1,6 +1,6 @@
 """The embedded server: TensorFlow Serving's protocol, for development and a single node."""
 
-from limaml_serving.server.app import EmbeddedServer, Tls
+from limaml_serving.server.app import EmbeddedServer, ServerTls
 from limaml_serving.server.config import (
     ConfigError,
     ModelSettings,
@@ -12,7 +12,7 @@ __all__ = [
     "ConfigError",
     "EmbeddedServer",
     "ModelSettings",
-    "Tls",
+    "ServerTls",
     "VersionPolicy",
     "read_models_config",
 ]

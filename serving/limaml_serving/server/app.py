@@ -34,24 +34,24 @@ WATCHER_SERVICE = "limaml.VersionWatcher"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tls:
+class ServerTls:
     """Files (PEM) for TLS.
 
     Attributes:
-        key: The server's private key.
-        certificate: Its certificate chain.
+        private_key: The server's private key.
+        certificate_chain: Its certificate chain.
         client_ca: Certificate authority of clients; if given, clients must show a certificate
             (mutual TLS).
     """
 
-    key: Path
-    certificate: Path
+    private_key: Path
+    certificate_chain: Path
     client_ca: Path | None = None
 
     def credentials(self) -> grpc.ServerCredentials:
         """Reads the files; raises `ConfigError` if one cannot be read."""
         try:
-            pair = (Path(self.key).read_bytes(), Path(self.certificate).read_bytes())
+            pair = (Path(self.private_key).read_bytes(), Path(self.certificate_chain).read_bytes())
             roots = None if self.client_ca is None else Path(self.client_ca).read_bytes()
         except OSError as error:
             raise ConfigError(f"cannot read a TLS file: {error}") from error
@@ -96,7 +96,7 @@ class EmbeddedServer:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        tls: Tls | None = None,
+        tls: ServerTls | None = None,
         workers: int | None = None,
         max_queue: int = 128,
         max_message_bytes: int = 64 * 1024 * 1024,

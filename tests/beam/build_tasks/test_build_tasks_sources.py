@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from limaml_beam.io.read_errors import SourceError
-from limaml_beam.io.sources import Source, parts_of, read_rows, read_tables
+from limaml_beam.io.sources import Source, parts_of_file, read_part, read_tables
 from limaml_beam.io.tfrecords import frame_record, read_records
 from tfrec_limaml.schema.arrow_keys import as_text
 from tfrec_limaml.schema.column_numbers import as_floats, as_integers
@@ -82,7 +82,7 @@ def test_vectors_of_examples_stay_vectors(tmp_path):
 
 def test_row_groups_are_read_apart(tmp_path):
     pd.DataFrame({"a": range(10)}).to_parquet(tmp_path / "x.parquet", row_group_size=4)
-    parts = parts_of(str(tmp_path / "x.parquet"))
+    parts = parts_of_file(str(tmp_path / "x.parquet"))
     assert [pa.concat_tables(read_tables(p, ["a"], 3))["a"].to_pylist() for p in parts] == [
         [0, 1, 2, 3],
         [4, 5, 6, 7],
@@ -252,7 +252,7 @@ def test_lines_of_bad_rows_are_right_over_many_blocks(tmp_path):
         lines[line - 1] = content
     (tmp_path / "x.csv").write_bytes(b"\n".join(lines))
     found, rows = {}, 0
-    for part in read_rows((f"{tmp_path}/x.csv", None), ["a", "b"], 65_536):
+    for part in read_part((f"{tmp_path}/x.csv", None), ["a", "b"], 65_536):
         rows += part.table.num_rows
         found |= {bad.line: bad.reason for bad in part.bad}
     assert found == {

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from limaml_beam.build_tasks.options import PrepareOptions
-from limaml_beam.commands import embed, prepare, refresh
+from limaml_beam.commands import embed_arguments, prepare, refresh
 from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.refresh.options import Thresholds
 from tfrec_limaml.errors import LimamlError
@@ -22,7 +22,7 @@ def test_the_command_line_without_flags_has_the_defaults_of_python():
     assert {name: getattr(given, name) for name in limits} == limits
     for command, options, default in (
         (prepare, ["RAW", "--output", "T"], PrepareOptions(raw="RAW")),
-        (embed, ["T", "--export", "E", "--output", "O"], EmbedOptions()),
+        (embed_arguments, ["T", "--export", "E", "--output", "O"], EmbedOptions()),
     ):
         parser = argparse.ArgumentParser()
         command.add_arguments(parser)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from limaml_beam.commands.beam_flags import wrap_beam_flags
-from limaml_beam.commands.embed import add_arguments
+from limaml_beam.commands.embed_arguments import add_arguments
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from erasure_world import records_in
 
-from limaml_beam.erasure.task_key import task_key_of
+from limaml_beam.erasure.record_rows import task_key_of
 from limaml_beam.generate_embeddings import tables
 from tfrec_limaml.cli import main
 from tfrec_limaml.store import open_store

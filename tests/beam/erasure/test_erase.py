@@ -15,7 +15,7 @@ from erasure_world import ERASED, command, records_in
 from waiting import wait_for
 
 from limaml_beam.erasure import files_of_kinds
-from limaml_beam.erasure.task_key import task_key_of
+from limaml_beam.erasure.record_rows import task_key_of
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.io.tfrecords import frame_record
 from tfrec_limaml.cli import main

@@ -9,6 +9,7 @@ from limaml_beam.erasure.erased_keys import ErasedKeys
 from limaml_beam.erasure.files_of_kinds import task_records
 from limaml_beam.erasure.record_rows import names_others, without_rows
 from limaml_beam.io.tfrecords import frame_record, read_records
+from tfrec_limaml.cli import main
 from tfrec_limaml.tasks.record_format import encode_task, key_list
 
 OTHERS = ["a", "b", "a", "c", "b"]
@@ -58,6 +59,35 @@ def test_a_record_that_names_nobody_is_looked_up_by_its_own_key(tmp_path, monkey
     assert task_records(str(file), keys, write=True) == 2
     assert list(read_records(str(file))) == given[:1]
     assert keys.matched == {"u1", "u2"}
+
+
+def _damaged(keep):
+    """A record whose feature lists cannot be read; its context can, unless it is cut."""
+    given = record([(0, "a"), (1, "b")])
+    context = given[: 2 + given[1]]
+    lists = b"\x0a\xff" + key_list("video").encode() + b"a"
+    return context[:keep] + b"\x12" + bytes([len(lists)]) + lists
+
+
+@pytest.mark.parametrize(
+    ("damaged", "message"),
+    [(_damaged(None), "Error parsing"), (_damaged(9), "record 1 is damaged")],
+)
+def test_a_damaged_record_in_a_file_of_task_records_ends_the_erasure(
+    tmp_path, capsys, damaged, message
+):
+    folder = tmp_path / "tasks"
+    (folder / "user").mkdir(parents=True)
+    SCHEMA.save(folder / "schema.yaml")
+    file = folder / "user" / "a.tfrecord"
+    content = frame_record(record([(0, "b")])) + frame_record(damaged)
+    file.write_bytes(content)
+    (tmp_path / "outputs.yaml").write_text("- tasks\n")
+    assert main(["erase", "a", "--manifest-of-outputs", str(tmp_path / "outputs.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert f"cannot search {file}" in error
+    assert message in error
+    assert file.read_bytes() == content
 
 
 def test_records_of_one_definition_name_nobody():

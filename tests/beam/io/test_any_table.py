@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from limaml_beam.build_tasks.row_checks import validate
 from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.io.read_errors import SourceError
-from limaml_beam.io.sources import read_rows
+from limaml_beam.io.sources import read_part
 from tfrec_limaml import datasets
 from tfrec_limaml.cli import main
 from tfrec_limaml.datasets import user_files
@@ -63,7 +63,7 @@ def through_both(path: Path, text: TextFormat = DEFAULT) -> None:
     how = TaskSettings(definitions=("user",), **date_fields(SCHEMA))
     read = used = skipped = malformed = 0
     try:
-        for part in read_rows((str(path), None), (*COLUMNS, "p"), 3, text):
+        for part in read_part((str(path), None), (*COLUMNS, "p"), 3, text):
             block, reasons, counts = validate(WIDE, how, {}, part.table)
             read += part.count
             malformed += len(part.bad)

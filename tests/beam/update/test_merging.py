@@ -9,7 +9,7 @@ from limaml_beam.build_tasks.prepare import prepare
 from limaml_beam.io.tfrecords import read_records
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK
-from limaml_beam.update.merging import merge_rows, records_of
+from limaml_beam.update.merging import merge_rows, recent_records
 from limaml_beam.update.new_rows import read_new
 from limaml_beam.update.reconcile import settings_of
 
@@ -37,7 +37,7 @@ def test_records_are_byte_for_byte_those_of_one_run_over_all_rows(
     keys = columnar.codes_of(new.tables[definition][TASK])[1].to_pylist()
     base = KeptRows(tmp_path / "tasks" / definition, settings.shards).read(keys)
     rows, duplicates = merge_rows(base, new.tables[definition], settings)
-    made, records = records_of(rows, schema, settings, definition)
+    made, records = recent_records(rows, schema, settings, definition)
     assert 0 < duplicates <= 50
     expected = {
         record
@@ -55,10 +55,10 @@ def test_the_kept_rows_of_every_task_make_its_record(tmp_path, shop_schema, shop
     settings = settings_of(prepare(options, str(tmp_path / "tasks")))
     folder = tmp_path / "tasks" / "member_kind"
     expected = {r for f in folder.glob("*.tfrecord.gz") for r in read_records(str(f))}
-    from limaml_beam.erasure.task_key import task_key_of
+    from limaml_beam.erasure.record_rows import task_key_of
 
     keys = [task_key_of(record).decode() for record in expected]
     batches = KeptRows(folder, 3).read([*keys, "nobody"])
     assert len(batches) == len(keys) > 20
     rows, _ = merge_rows([], columnar.pa.Table.from_batches(batches), settings)
-    assert set(records_of(rows, shop_schema, settings, "member_kind")[1]) == expected
+    assert set(recent_records(rows, shop_schema, settings, "member_kind")[1]) == expected

@@ -66,14 +66,14 @@ def test_rows_that_the_refresh_read_are_duplicates_too(refreshed, capsys):
 
 def test_late_rows_end_where_the_batch_would_put_them(refreshed, capsys, monkeypatch):
     made = {}
-    original = job.records_of
+    original = job.recent_records
 
-    def records_of(*arguments):
+    def recent_records(*arguments):
         keys, records = original(*arguments)
         made.update(zip(keys, records, strict=True))
         return keys, records
 
-    monkeypatch.setattr(job, "records_of", records_of)
+    monkeypatch.setattr(job, "recent_records", recent_records)
     late = [("u3", 9.0, 3), ("u3", 8.0, 0.001), ("u3", 7.0, 2), ("new", 6.0, 0.5)]
     for number in (3, 1, 0, 2):
         assert refreshed.update(refreshed.write(late[number : number + 1], "one.parquet")) == 0

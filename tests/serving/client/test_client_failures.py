@@ -193,7 +193,7 @@ def test_a_look_up_that_waits_at_the_close_is_no_failed_store(
     store.get_many = lambda *step: queue.acquire(timeout=60) and look_up(*step)
     with futures.ThreadPoolExecutor(17) as threads:
         calls = [threads.submit(ranker.rank, member, candidates) for _ in range(17)]
-        wait_for(lambda: ranker._look_ups._waiting.qsize() == 1)
+        wait_for(lambda: ranker._store_reader._waiting.qsize() == 1)
         ranker.close()
         wait_for(lambda: any(call.done() for call in calls))
         queue.release(16)

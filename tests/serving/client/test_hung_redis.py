@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from limaml_serving import AsyncRanker
-from limaml_serving.client import look_up
+from limaml_serving.client import store_reader
 from limaml_serving.client.steps import LookUp
 from tfrec_limaml.store import open_store
 
@@ -57,7 +57,7 @@ def write(store):
 
 @pytest.fixture(autouse=True)
 def _few_threads(monkeypatch):
-    monkeypatch.setattr(look_up, "_THREADS", 2)
+    monkeypatch.setattr(store_reader, "_THREADS", 2)
 
 
 def test_the_blocking_ranker_answers_within_its_deadline(
@@ -101,18 +101,18 @@ def test_a_new_client_of_a_cluster_with_a_hung_node_keeps_the_deadline(
 
 HANGING = """
 import time
-from limaml_serving.client.look_up import LookUps
+from limaml_serving.client.store_reader import StoreReader
 from limaml_serving.client.steps import LookUp
 
 class Store:
     def get_many(self, keys, model_version):
         time.sleep(3600)
 
-look_ups = LookUps(Store())
+reader = StoreReader(Store())
 try:
-    look_ups.look_up(LookUp(["7"], 1, 0.01))
+    reader.look_up(LookUp(["7"], 1, 0.01))
 except TimeoutError:
-    look_ups.close()
+    reader.close()
     print("closed")
 """
 
@@ -133,8 +133,8 @@ def test_look_ups_take_turns_on_the_threads_and_end_when_they_are_closed():
             released.wait()
             return keys
 
-    look_ups = look_up.LookUps(Store())
-    answers = [look_ups.submit(LookUp([n], 1, 60.0)) for n in range(5)]
+    reader = store_reader.StoreReader(Store())
+    answers = [reader.submit(LookUp([n], 1, 60.0)) for n in range(5)]
     for _ in range(2):  # the number of threads
         begun.acquire()
     assert not begun.acquire(blocking=False)
@@ -142,12 +142,12 @@ def test_look_ups_take_turns_on_the_threads_and_end_when_they_are_closed():
     released.set()
     assert [answer.result(60) for answer in answers[:4]] == [[0], [1], [2], [3]]
     released.clear()
-    answers = [look_ups.submit(LookUp([n], 1, 60.0)) for n in range(3)]
+    answers = [reader.submit(LookUp([n], 1, 60.0)) for n in range(3)]
     for _ in range(4):
         begun.acquire()
-    look_ups.close()
+    reader.close()
     assert [answer.cancelled() for answer in answers] == [False, False, True]
     with pytest.raises(RuntimeError, match="closed"):
-        look_ups.submit(LookUp([0], 1, 60.0))
+        reader.submit(LookUp([0], 1, 60.0))
     released.set()
     assert [answer.result(60) for answer in answers[:2]] == [[0], [1]]

@@ -13,7 +13,7 @@ from tfrec_limaml.store.redis_catalog import RedisCatalog
 from tfrec_limaml.store.redis_overlay_reader import RedisOverlayReader
 
 
-class LookUp:
+class RedisQuery:
     """Queries some fields of a generation and its overlay, and tombstones if needed.
 
     Args:

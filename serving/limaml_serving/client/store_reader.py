@@ -24,7 +24,7 @@ class _Waiting(NamedTuple):
     step: LookUp
 
 
-class LookUps:
+class StoreReader:
     """Looks embeddings up in a store.
 
     Args:

@@ -1,4 +1,4 @@
-"""Looks up the offsets of a turn for the tasks of a model of two definitions."""
+"""The offsets of a turn of tasks outside an update, for models of two definitions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tfrec_limaml.store.erasure import Tombstones
 _KEYS_AT_ONCE = 10_000  # in one look-up in the store
 
 
-class TurnLookUp:
+class TurnOffsets:
     """The offsets of tasks outside the update.
 
     Those of the last turn but one are the embeddings in the store. Those of earlier turns are
@@ -46,7 +46,7 @@ class TurnLookUp:
         self._last = 2 * int(manifest.inner_loop.get("sweeps", 1)) - 2
 
     def __call__(self, turn: int, keys: Sequence[str]) -> Mapping[str, Offset]:
-        """See `limaml_beam.update.adapting.LookUp`."""
+        """See `limaml_beam.update.adapting.OffsetLookUp`."""
         if turn >= self._last:
             return self._in_store(keys)
         offsets = self._state.turn(turn, keys)

@@ -68,7 +68,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
     from tfrec_limaml.diagnosis import diagnose, scored_rows
-    from tfrec_limaml.training.recipes import configure_tensorflow, load_encoder, require_binary
+    from tfrec_limaml.training.recipes import (
+        configure_tensorflow,
+        load_encoder,
+        require_binary,
+        split_files,
+    )
     from tfrec_limaml.training.train import train
 
     configure_tensorflow()
@@ -83,14 +88,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with tqdm(total=1 + len(definitions), **bar) as progress:
         first = definitions[0]  # all definitions group the same rows: one network is enough
         for split in ("train", "validation"):
-            scored_rows.record_files(args.tasks, first, split)
+            split_files(args.tasks, first, split, schema)
         model = train(args.tasks, options, task=first).model
         progress.update()
         for name in definitions:
             progress.set_description(name)
             rows = scored_rows.score_rows(
                 model,
-                scored_rows.record_files(args.tasks, name, "validation"),
+                split_files(args.tasks, name, "validation", schema),
                 diagnose.categories(schema, name),
             )
             diagnoses.append(diagnose.diagnose_definition(rows, name))

@@ -73,6 +73,27 @@ def split_pattern(tasks: str | Path, definition: str | None, split: str, schema:
     return f"{glob.escape(str(folder))}/{shard_pattern(split)}"
 
 
+def split_files(
+    tasks: str | Path,
+    definition: str | None,
+    split: str,
+    schema: Schema,
+    missing_ok: bool = False,
+) -> list[str]:
+    """The files of one split of one task definition, sorted.
+
+    Raises:
+        LimamlError: There are none, unless `missing_ok`.
+    """
+    files = sorted(glob.glob(split_pattern(tasks, definition, split, schema)))
+    if not files and not missing_ok:
+        raise LimamlError(
+            f"no {split} records of task definition {definition or schema.default_task!r} in "
+            f"{tasks}; `limaml prepare` writes them"
+        )
+    return files
+
+
 def _meta_block(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
     """The block of that name; if the encoder has nested definitions, one for each of them too."""
     make = META_BLOCKS[options.meta_block]

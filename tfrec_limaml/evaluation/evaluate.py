@@ -113,8 +113,9 @@ def _check_rows(rows: Rows) -> None:
         )
 
 
-def bayes_auc(rows: Rows, column: str = "bayes_probability") -> float | None:
+def bayes_auc(rows: Rows) -> float | None:
     """The best possible AUC, if the data have each row's true probability."""
+    column = "bayes_probability"
     return auc(rows["label"], rows[column]) if column in rows else None
 
 

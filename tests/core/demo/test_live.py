@@ -32,7 +32,6 @@ SCHEMA = Schema(
 COLUMNS = {"user_id": pa.int64(), "kind": pa.string(), "topic": pa.string(), "size": pa.int32()}
 COLUMNS |= {"clicked": pa.int8(), "note": pa.string(), "t": pa.int64()}
 SCENE = Scene(
-    task=0,
     key="17|x",
     rows=[{}, {}],
     request={"member": {}, "candidates": ITEMS},

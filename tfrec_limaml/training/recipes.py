@@ -17,7 +17,7 @@ from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.folder import EPISODE, SCHEMA_FILE, SPLITS, STATISTICS_FILE, shard_pattern
 from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS, second_offset
-from tfrec_limaml.training.options import ModelOptions
+from tfrec_limaml.training.model_options import ModelOptions
 
 
 def configure_tensorflow() -> None:

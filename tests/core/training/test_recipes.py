@@ -19,7 +19,8 @@ from tfrec_limaml.tasks.record_files import record_files
 from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.training import recipes
 from tfrec_limaml.training.data import TrainingData
-from tfrec_limaml.training.options import ModelOptions, TrainOptions
+from tfrec_limaml.training.model_options import ModelOptions
+from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.train import train
 
 OPTIONS = ModelOptions.paper().replace(

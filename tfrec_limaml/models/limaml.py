@@ -242,12 +242,6 @@ class LiMAML(EncodesRows):
     ) -> AdaptedTasks:
         return solve_offsets(self, rows, support, steps, training)
 
-    def derivatives(
-        self, label: tf.Tensor, outputs: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Each row's loss and its first and second derivative with respect to the output."""
-        return self._loss_derivatives(tf.cast(label, outputs.dtype), outputs)
-
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         config = {

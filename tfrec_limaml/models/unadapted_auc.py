@@ -24,7 +24,7 @@ class ReportsUnadaptedAuc(MAMLModel):
         jit_compile: bool = False,
         **kwargs: Any,
     ) -> None:
-        """See `TwoBlockModel.compile`.
+        """See `LossAndMetrics.compile`.
 
         Evaluation with fine-tuning also reports ``unadapted_auc``, the AUC before adaptation,
         unless `metrics` are given.

@@ -57,6 +57,7 @@ class LiMAML(EncodesRows):
             ``limaml train`` use the defaults of `TrainOptions` instead.
     """
 
+    reports_unadapted_auc = True
     pooling = TracedSetting(lambda name, value: check_choice(name, value, POOLINGS))
 
     def __init__(

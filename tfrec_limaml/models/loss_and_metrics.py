@@ -18,6 +18,7 @@ from tfrec_limaml.keras_internals import take_gradients_as_summed
 from tfrec_limaml.models.logit_auc import LogitAUC
 from tfrec_limaml.models.outer_step import Samples
 from tfrec_limaml.models.task_loops import TaskLoops
+from tfrec_limaml.models.untracked import Untracked
 
 
 class LossAndMetrics(TaskLoops):
@@ -26,10 +27,15 @@ class LossAndMetrics(TaskLoops):
     Attributes:
         encoder: A `FeatureEncoder`, whose schema has the kind of the label; or None.
         binary: Whether the loss is one of binary labels.
+        reports_unadapted_auc: Whether evaluation with fine-tuning also reports ``unadapted_auc``,
+            the AUC before adaptation, unless `metrics` are given.
     """
 
     encoder: Any
     binary: bool
+    fine_tune: bool
+    reports_unadapted_auc = False
+    _unadapted_auc: Untracked[LogitAUC | None] = Untracked(None)
 
     def compile(
         self,
@@ -45,8 +51,9 @@ class LossAndMetrics(TaskLoops):
             optimizer: Optimizer of the outer loop.
             loss: See `tfrec_limaml.adaptation.losses.sample_loss`.
             metrics: Measured at evaluation, on query predictions; AUC and log loss by default for
-                binary labels. Training reports only its loss: metrics on training rows cost time
-                and tell little.
+                binary labels, and for LiMAML with fine-tuning also ``unadapted_auc``, the AUC
+                before adaptation. Training reports only its loss: metrics on training rows cost
+                time and tell little.
             jit_compile: Off by default: on CPUs XLA was no faster. If the model has an encoder,
                 whose look-ups XLA cannot compile, Keras warns and does not use it.
             **kwargs: As in Keras. ``steps_per_execution=8`` makes `fit` faster if steps are short;
@@ -68,8 +75,24 @@ class LossAndMetrics(TaskLoops):
         super().compile(
             optimizer=optimizer, loss=loss, metrics=metrics, jit_compile=jit_compile, **kwargs
         )
+        reported = self._default_metrics and self.binary and self.reports_unadapted_auc
+        self._unadapted_auc = Untracked(LogitAUC(name="unadapted_auc") if reported else None)
         if self.distribute_strategy.num_replicas_in_sync > 1:
             take_gradients_as_summed(self.optimizer)
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Keras' metrics, and the AUC before adaptation if it is reported."""
+        unadapted = self.unadapted_auc()
+        return [*super().metrics, *([] if unadapted is None else [unadapted])]
+
+    def unadapted_auc(self) -> LogitAUC | None:
+        """The metric that measures the AUC before adaptation; None if it is not reported.
+
+        Keras would save what a property returns.
+        """
+        metric = self._unadapted_auc.value
+        return None if metric is None or not self.fine_tune else metric
 
     def get_compile_config(self) -> dict[str, Any]:
         """Arguments of `compile`, without default metrics.

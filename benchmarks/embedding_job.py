@@ -47,7 +47,7 @@ from tfrec_limaml.tasks.folder import RECENT, SCHEMA_FILE, shard_name
 from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP
 from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.tasks.task_encoder import TaskEncoder
-from tfrec_limaml.training.options import ModelOptions
+from tfrec_limaml.training.model_options import ModelOptions
 from tfrec_limaml.training.recipes import build_model
 
 SCHEMA = Schema(

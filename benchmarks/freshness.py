@@ -50,7 +50,7 @@ from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.store import EmbeddingStore, open_store
 from tfrec_limaml.tasks.statistics import Statistics
-from tfrec_limaml.training.options import ModelOptions
+from tfrec_limaml.training.model_options import ModelOptions
 from tfrec_limaml.training.recipes import build_model
 
 WIDTH, ROWS_AT_ONCE = 16, 500_000

@@ -18,7 +18,7 @@ from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.schema.task_keys import joint_key_prefix
 from tfrec_limaml.tensorflow_setup import import_tensorflow
-from tfrec_limaml.training.options import ModelOptions
+from tfrec_limaml.training.model_options import ModelOptions
 
 MEMBERS = 10_000
 TAGS = [f"tag{n}" for n in range(60)]

@@ -21,7 +21,8 @@ except ImportError:  # `--help` works without it
     optuna = None
 
 from tfrec_limaml.training.data import EpochNumber, TrainingData
-from tfrec_limaml.training.options import ModelOptions, TrainOptions
+from tfrec_limaml.training.model_options import ModelOptions
+from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import build_model, load_encoder
 
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from tfrec_limaml.store import open_store
     from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
     from tfrec_limaml.tasks.input_pipeline import task_dataset
-    from tfrec_limaml.training.options import ModelOptions, TrainOptions
+    from tfrec_limaml.training.model_options import ModelOptions
+    from tfrec_limaml.training.options import TrainOptions
     from tfrec_limaml.training.train import train
 
 if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
@@ -71,7 +72,7 @@ _MODULES = {
     "MLPMetaBlock": "blocks",
     "Manifest": "manifest",
     "MetaBlock": "blocks",
-    "ModelOptions": "training.options",
+    "ModelOptions": "training.model_options",
     "OffsetMetaBlock": "blocks",
     "Schema": "schema.schema",
     "TrainOptions": "training.options",

@@ -1,8 +1,12 @@
-"""Settings with a few named values, which models, options and commands share."""
+"""Named values and checks of settings, which models, options and commands share."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from tfrec_limaml.errors import LimamlError
 
 Adaptation = Literal["gauss-newton", "gradient"]
 Averaging = Literal["task", "sample"]
@@ -24,3 +28,14 @@ def check_choice(
     if value not in choices:
         raise error(f"{name} must be one of {list(choices)}, received {value!r}")
     return value
+
+
+def check_at_least(options: Any, bounds: Mapping[str, float]) -> None:
+    """Raises `LimamlError` for a number below its bound, infinite or NaN; None means not set."""
+    for name, bound in bounds.items():
+        value = getattr(options, name)
+        if value is not None and not bound <= value < math.inf:
+            raise LimamlError(f"{name} must be at least {bound}, received {value}")
+        annotation = str(type(options).__dataclass_fields__[name].type)  # "int | None", for example
+        if value is not None and "float" not in annotation and int(value) != value:
+            raise LimamlError(f"{name} must be a whole number, received {value}")

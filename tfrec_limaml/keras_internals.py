@@ -27,6 +27,11 @@ def takes_training(operation: Any) -> bool:
     return bool(internal(keras, operation, "_call_has_training_arg"))
 
 
+def training_argument(operation: Any, training: bool) -> dict[str, bool]:
+    """``training`` as a keyword argument, if the operation takes it."""
+    return {"training": training} if takes_training(operation) else {}
+
+
 def is_seed(variable: keras.Variable) -> bool:
     """Whether a variable is the state of a seed generator."""
     return str(variable.path).endswith("seed_generator_state")
@@ -160,9 +165,8 @@ class Call:
         """
         operation = internal(keras, self.node, "operation")
         args, kwargs = internal(keras, self.node, "arguments").fill_in(values)
-        if takes_training(operation):
-            kwargs = {**kwargs, "training": training}
-        results = tf.nest.flatten(operation(*args, **kwargs))
+        arguments = {**kwargs, **training_argument(operation, training)}
+        results = tf.nest.flatten(operation(*args, **arguments))
         return {id(tensor): v for tensor, v in zip(self.outputs, results, strict=True)}
 
 

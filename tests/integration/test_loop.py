@@ -153,8 +153,11 @@ def test_the_score_over_grpc_is_what_the_model_predicts_with_the_same_embedding(
     unadapted = model(encoded)  # probabilities
 
     with serving_here(place.export / "ranker") as target:
-        scores, used = serving.rank(target, place.export, place.store(), request)
-        fallback, used_without = serving.rank(target, place.export, place.store("deleted"), request)
+        with serving.ranking(target, place.export, place.store(), place.root / "log") as rank:
+            scores, used = rank(request)
+        absent = place.store("deleted")
+        with serving.ranking(target, place.export, absent, place.root / "log") as rank:
+            fallback, used_without = rank(request)
     assert (used, used_without) == (True, False)
     np.testing.assert_allclose(scores, tf.sigmoid(adapted).numpy(), atol=1e-5)
     np.testing.assert_allclose(fallback, unadapted.numpy(), atol=1e-5)

@@ -190,7 +190,9 @@ def test_the_command_line_ranks_and_shows_what_a_line_must_hold(
     member, given = candidates
     rows = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
     request = {"member": member, "candidates": rows}
-    scores, used = serving.rank(target, work / "export", f"lmdb:{work}/store", request)
+    store = f"lmdb:{work}/store"
+    with serving.ranking(target, work / "export", store, work / "rank.log") as rank:
+        scores, used = rank(request)
     logits = expected(model, member, given, (1, 1))
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), atol=1e-3)
     assert used

@@ -23,12 +23,13 @@ from tfrec_limaml.adaptation.inner_weights import (
     shared_product,
     with_task_axis,
 )
-from tfrec_limaml.adaptation.vectorized import training_argument, vectorized
+from tfrec_limaml.adaptation.vectorized import vectorized
 from tfrec_limaml.keras_internals import (
     Functional,
     is_seed,
     layers_within,
     run_graph,
+    training_argument,
 )
 
 Weights = Sequence[Any]  # tensors with a task axis, or the cheaper forms of `inner_weights`

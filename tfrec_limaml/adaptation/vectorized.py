@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.keras_internals import is_seed, takes_training
+from tfrec_limaml.keras_internals import is_seed, training_argument
 
 
 def vectorized(
@@ -62,11 +62,6 @@ def vectorized(
     for position, value in zip(seeds, seed_states, strict=True):
         state[position].assign(value[0])
     return outputs
-
-
-def training_argument(operation: Any, training: bool) -> dict[str, bool]:
-    """``training`` as a keyword argument, if the operation takes it."""
-    return {"training": training} if takes_training(operation) else {}
 
 
 def _replace(values: Sequence[Any], positions: Sequence[int], new: Sequence[Any]) -> list[Any]:

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tfrec_limaml.blocks.support_encoder import SupportEncoder
 from tfrec_limaml.features import Features, zero_row
-from tfrec_limaml.keras_internals import takes_training
+from tfrec_limaml.keras_internals import training_argument
 
 #: Calls a layer of a block on its input.
 LayerCall = Callable[[keras.layers.Layer, Any], Any]
@@ -26,9 +26,7 @@ LayerCall = Callable[[keras.layers.Layer, Any], Any]
 
 def call_of(training: bool) -> LayerCall:
     """A function that calls a layer, with `training` if the layer takes it."""
-    return lambda layer, inputs: (
-        layer(inputs, training=training) if takes_training(layer) else layer(inputs)
-    )
+    return lambda layer, inputs: layer(inputs, **training_argument(layer, training))
 
 
 def check_blocks(meta_block: Any, global_block: Any) -> None:

@@ -14,7 +14,7 @@ from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
 from tfrec_limaml.blocks.mlp import initial_forms
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import META, Features
-from tfrec_limaml.keras_internals import takes_training
+from tfrec_limaml.keras_internals import training_argument
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
@@ -99,11 +99,7 @@ class KerasMetaBlock(MetaBlock):
 
     def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_encoded`."""
-        return (
-            self.layer(encoded, training=training)
-            if takes_training(self.layer)
-            else self.layer(encoded)
-        )
+        return self.layer(encoded, **training_argument(self.layer, training))
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

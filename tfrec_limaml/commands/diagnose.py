@@ -77,7 +77,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from tfrec_limaml.diagnosis import diagnose, scored_rows
     from tfrec_limaml.diagnosis.offset_gain import offset_gain
     from tfrec_limaml.tasks.input_pipeline import task_dataset
-    from tfrec_limaml.training.recipes import configure_tensorflow, load_encoder, require_binary
+    from tfrec_limaml.training.recipes import (
+        configure_tensorflow,
+        load_encoder,
+        require_binary,
+        split_files,
+    )
     from tfrec_limaml.training.train import train
 
     configure_tensorflow()
@@ -92,12 +97,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with tqdm(total=1 + len(definitions), **bar) as progress:
         first = definitions[0]  # all definitions group the same rows: one network is enough
         for split in ("train", "validation"):
-            scored_rows.record_files(args.tasks, first, split)
+            split_files(args.tasks, first, split, schema)
         model = train(args.tasks, options, task=first).model
         progress.update()
         for name in definitions:
             progress.set_description(name)
-            files = scored_rows.record_files(args.tasks, name, "validation")
+            files = split_files(args.tasks, name, "validation", schema)
             rows = scored_rows.score_rows(model, files, diagnose.categories(schema, name))
             validation = task_dataset(files, model.encoder, with_keys=True)
             offsets = functools.partial(offset_gain, model, validation)

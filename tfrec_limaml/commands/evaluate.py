@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import json
 import sys
 import warnings
@@ -267,11 +266,11 @@ def _refuse_other(definition: str, first: str | None, file: Path) -> None:
 
 
 def _trained_keys(tasks: Path, definition: str, schema: Any) -> Any:
-    """Keys of the tasks that training has seen."""
+    """Keys of the tasks that training has seen; none if the folder has no training records."""
     from tfrec_limaml.evaluation import task_keys
-    from tfrec_limaml.training.recipes import split_pattern
+    from tfrec_limaml.training.recipes import split_files
 
-    return task_keys(sorted(glob.glob(split_pattern(tasks, definition, "train", schema))))
+    return task_keys(split_files(tasks, definition, "train", schema, missing_ok=True))
 
 
 COMMAND = Command(

@@ -11,14 +11,12 @@ from tfrec_limaml.choices import ADAPTATIONS, PRIORS, SUPPORT_REDUCTIONS
 from tfrec_limaml.commands.arguments import output_folder
 from tfrec_limaml.commands.train_checks import check_read
 from tfrec_limaml.commands.train_values import adder, fraction, widths
-from tfrec_limaml.training.options import (
-    ALGORITHMS,
+from tfrec_limaml.training.model_options import (
     GLOBAL_BLOCK_NAMES,
     META_BLOCK_NAMES,
     ModelOptions,
-    TrainOptions,
-    recipe,
 )
+from tfrec_limaml.training.options import ALGORITHMS, TrainOptions, recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

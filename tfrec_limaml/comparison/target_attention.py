@@ -19,7 +19,7 @@ from tfrec_limaml.features import META, OTHER, Features
 from tfrec_limaml.models import LiMAML, TaskModel
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, global_embeddings, shrinkage
-from tfrec_limaml.training.options import ModelOptions
+from tfrec_limaml.training.model_options import ModelOptions
 
 #: Number that is added to the number of history rows when the weighted sum is divided by it.
 SMOOTHING = 5.0

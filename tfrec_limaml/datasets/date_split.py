@@ -12,18 +12,19 @@ from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.schema import Schema, Split, parse_time
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+#: Shares of the rows before ``validation_start`` and ``test_start``.
+_SHARES_BEFORE = (0.8, 0.9)
 
 
-def split_by_quantile(timestamps: pd.Series, validation: float = 0.8, test: float = 0.9) -> Split:
+def split_by_quantile(timestamps: pd.Series) -> Split:
     """A split by date into training (first 80 % of the rows), validation and test rows (10 % each).
 
     Args:
         timestamps: Milliseconds since the epoch.
-        validation, test: Shares of the rows before ``validation_start`` and ``test_start``.
     """
     marks = [
         (EPOCH + dt.timedelta(seconds=int(timestamps.quantile(q)) // 1000 + 1)).isoformat()
-        for q in (validation, test)
+        for q in _SHARES_BEFORE
     ]
     if marks[0] == marks[1]:
         raise SchemaError(

@@ -45,11 +45,10 @@ def read_history(tasks: Path, schema: Schema, split: str) -> History:
     import tensorflow as tf
 
     from tfrec_limaml.tasks.parsing import parse_tasks
-    from tfrec_limaml.tasks.record_files import read_records, record_files
-    from tfrec_limaml.training.recipes import split_pattern
+    from tfrec_limaml.tasks.record_files import read_records
+    from tfrec_limaml.training.recipes import split_files
 
-    files = record_files(split_pattern(tasks, None, split, schema))
-    serialized = list(read_records(files))
+    serialized = list(read_records(split_files(tasks, None, split, schema)))
     parsed = parse_tasks(tf.stack(serialized), schema)
     columns = {name: value.numpy() for name, value in parsed.columns.items()}
     return History(

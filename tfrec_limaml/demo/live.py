@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import os
-import queue
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,56 +25,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import TIMESTAMP_UNITS, Schema
 from tfrec_limaml.schema.task_keys import decode_task_key
 
-_ANSWER_SECONDS, _CHANGE_SECONDS, _POLL_SECONDS = 60.0, 60.0, 0.02
-
-
-class RankProcess:
-    """A process of ``limaml rank`` that answers one request after another.
-
-    Args:
-        arguments: Options of the command.
-        log: File for the messages of the process.
-    """
-
-    def __init__(self, arguments: Sequence[str], log: Path) -> None:
-        self._log, self._answers = log, queue.Queue[str]()
-        with log.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [*LIMAML, "rank", *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            )
-        assert self._process.stdout is not None
-        threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
-
-    def _listen(self, stream: IO[str]) -> None:
-        for line in stream:
-            self._answers.put(line)
-        self._answers.put("")
-
-    def __call__(self, request: Mapping[str, Any]) -> list[float]:
-        """Probability of each candidate of a request, in the order of the request."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            answer = self._answers.get(timeout=_ANSWER_SECONDS)
-        except (OSError, queue.Empty):
-            answer = ""
-        if not answer:
-            output = self._log.read_text(errors="replace").strip().splitlines()
-            raise LimamlError(
-                f"`limaml rank` did not answer: {output[-1] if output else 'it printed nothing'}"
-            )
-        rows = sorted(json.loads(answer)["ranked"], key=lambda row: int(row["candidate"]))
-        return [float(row["probability"]) for row in rows]
-
-    def stop(self) -> None:
-        """Ends the process."""
-        stop_process(self._process)
+_CHANGE_SECONDS, _POLL_SECONDS = 60.0, 0.02
 
 
 @contextlib.contextmanager

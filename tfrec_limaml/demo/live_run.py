@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tfrec_limaml.cli import say
 from tfrec_limaml.demo import history, serving, story
-from tfrec_limaml.demo.live import ClickWriter, LiveList, RankProcess, streaming
+from tfrec_limaml.demo.live import ClickWriter, LiveList, streaming
 from tfrec_limaml.demo.live_page import LiveServer
 from tfrec_limaml.demo.run import DATA
 from tfrec_limaml.demo.stages import Workspace, call
@@ -74,10 +74,6 @@ def _live_list(dataset: str, workspace: Workspace, work: Path, store: str) -> It
     with (
         serving.serving(ranker) as target,
         streaming(clicks, work, store, logs / "stream.log"),
+        serving.ranking(target, workspace.export, store, logs / "rank.log") as rank,
     ):
-        options = ["--target", target, "--export", str(workspace.export), "--store", store]
-        rank = RankProcess([*options, "--timeout", "30"], logs / "rank.log")
-        try:
-            yield LiveList(scene, rank, writer, item_words)
-        finally:
-            rank.stop()
+        yield LiveList(scene, lambda request: rank(request)[0].tolist(), writer, item_words)

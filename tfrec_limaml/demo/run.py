@@ -121,10 +121,12 @@ def _member_story(
     with serving.serving(workspace.export / "ranker") as target:
 
         def scores(store: str) -> Any:
-            return serving.rank(target, workspace.export, workspace.store(store), scene.request)
+            address, log = workspace.store(store), workspace.root / "rank.log"
+            with serving.ranking(target, workspace.export, address, log) as rank:
+                return rank(scene.request)[0]
 
-        without, _ = scores("no_embeddings")
-        before, _ = scores("store")
+        without = scores("no_embeddings")
+        before = scores("store")
         rows, clicks = story.imagine_clicks(scene, before)
         embedding = story.embed_rows(workspace.export, schema, scene.key, [*scene.rows, *rows])
         store = open_store(workspace.store("after_clicks"))
@@ -132,7 +134,7 @@ def _member_story(
             writer.put([scene.key], embedding)
             writer.publish(expected_count=1)
         store.close()
-        after, _ = scores("after_clicks")
+        after = scores("after_clicks")
     items = [
         RankedItem(
             name=words.name_words.format(n),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import queue
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +21,10 @@ from tfrec_limaml.errors import LimamlError
 
 #: How this interpreter runs `limaml`.
 LIMAML = (sys.executable, "-m", "tfrec_limaml")
-_START_SECONDS, _STOP_SECONDS = 120, 30
+_START_SECONDS, _STOP_SECONDS, _ANSWER_SECONDS = 120, 30, 120
+
+#: Ranks a request; see `ranking`.
+Rank = Callable[[Mapping[str, Any]], tuple[npt.NDArray[np.float64], bool]]
 
 
 @contextlib.contextmanager
@@ -77,32 +81,56 @@ def _listen(
     ready.set()  # it ended
 
 
-def rank(
-    target: str, export: Path, store: str, request: Mapping[str, Any]
-) -> tuple[npt.NDArray[np.float64], bool]:
-    """Ranks one request with ``limaml rank``.
+@contextlib.contextmanager
+def ranking(target: str, export: Path, store: str, log: Path) -> Iterator[Rank]:
+    """Runs ``limaml rank``; yields a function that ranks a request, and ends it at the end.
 
-    Returns:
-        The probability of each candidate, in the request's order, and whether the member's
-        embedding was used.
+    The function returns the probability of each candidate, in the request's order, and whether the
+    member's embedding was used. It raises `LimamlError` if there is no answer.
+
+    Args:
+        target: Address of the model server.
+        export: Folder written by ``limaml export``.
+        store: Address of the embedding store.
+        log: File for the messages of the process.
     """
+    options = ["--target", target, "--export", str(export), "--store", store]
     # The first requests after a start may be slow on a busy machine.
-    command = [
-        *LIMAML,
-        "rank",
-        "--target",
-        target,
-        "--export",
-        str(export),
-        "--store",
-        store,
-        "--timeout",
-        "30",
-    ]
-    done = subprocess.run(
-        command, input=json.dumps(request) + "\n", capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise LimamlError(f"`limaml rank` failed: {done.stderr.strip().splitlines()[-1]}")
-    ranked = sorted(json.loads(done.stdout)["ranked"], key=lambda row: row["candidate"])
-    return np.array([row["probability"] for row in ranked]), bool(ranked[0]["used_embedding"])
+    command = [*LIMAML, "rank", *options, "--timeout", "30"]
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    requests, answers = process.stdin, queue.Queue[str]()
+    reader = threading.Thread(target=_pass_on, args=(process.stdout, answers), daemon=True)
+    reader.start()
+
+    def rank(request: Mapping[str, Any]) -> tuple[npt.NDArray[np.float64], bool]:
+        try:
+            requests.write(json.dumps(request) + "\n")
+            requests.flush()
+            answer = answers.get(timeout=_ANSWER_SECONDS)
+        except (OSError, queue.Empty):
+            answer = ""
+        if not answer:
+            output = log.read_text(errors="replace").strip().splitlines()
+            raise LimamlError(
+                f"`limaml rank` did not answer: {output[-1] if output else 'it printed nothing'}"
+            )
+        ranked = sorted(json.loads(answer)["ranked"], key=lambda row: int(row["candidate"]))
+        return np.array([row["probability"] for row in ranked]), bool(ranked[0]["used_embedding"])
+
+    try:
+        yield rank
+    finally:
+        stop_process(process)
+        reader.join()
+
+
+def _pass_on(stream: IO[str], lines: queue.Queue[str]) -> None:
+    """Puts the lines of a stream into a queue, and an empty text after the last one."""
+    for line in stream:
+        lines.put(line)
+    lines.put("")

@@ -23,6 +23,7 @@ CANDIDATES = 10
 CLICKS = 5
 _TYPICAL_HISTORY = 8  # long enough for a useful embedding, short enough for a few clicks to matter
 _MINUTE_MS = 60_000
+_SEED = 0  # of the draw of candidates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,6 @@ class Scene:
     """One member and the candidates to rank.
 
     Attributes:
-        task: Position of the member in the history.
         key: The member's task key.
         rows: The member's interactions, in time order.
         request: A line for ``limaml rank``: ``{"member": {...}, "candidates": [{...}, ...]}``.
@@ -39,7 +39,6 @@ class Scene:
         spare: Further items by kind, for the member to click.
     """
 
-    task: int
     key: str
     rows: Sequence[Mapping[str, Any]]
     request: Mapping[str, Any]
@@ -65,12 +64,7 @@ def _items(
 
 
 def choose_scene(
-    schema: Schema,
-    recent: History,
-    test: History,
-    kind: Feature,
-    name_columns: Sequence[str],
-    seed: int = 0,
+    schema: Schema, recent: History, test: History, kind: Feature, name_columns: Sequence[str]
 ) -> Scene:
     """A member with a few interactions, and candidates drawn from the items of the test period.
 
@@ -80,7 +74,6 @@ def choose_scene(
         test: The rows that candidates are drawn from.
         kind: A categorical feature of items.
         name_columns: Columns that name an item.
-        seed: Seed of the draw.
     """
     lengths = np.diff(recent.splits)
     task = int(np.argmin(np.abs(lengths - _TYPICAL_HISTORY)))
@@ -90,7 +83,7 @@ def choose_scene(
         **dict(zip(schema.task_columns(), decode_task_key(recent.keys[task]), strict=True)),
         **{n: rows[-1][n] for n in meta},
     }
-    rows_drawn = np.random.default_rng(seed).permutation(len(test.columns[record_format.LABEL]))
+    rows_drawn = np.random.default_rng(_SEED).permutation(len(test.columns[record_format.LABEL]))
     test_rows = (test.row(int(position)) for position in rows_drawn[: 200 * CANDIDATES])
     items = _items(schema, (row for row in test_rows if kinds(row, kind)), name_columns)
     spare: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
@@ -98,7 +91,6 @@ def choose_scene(
         spare[kinds(item, kind)[0]].append(item)
     candidates = items[:CANDIDATES]
     return Scene(
-        task=task,
         key=recent.keys[task],
         rows=rows,
         request={"member": member, "candidates": [item for _, item in candidates]},

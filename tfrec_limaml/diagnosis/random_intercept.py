@@ -26,6 +26,10 @@ MAX_DEVIATION = 3.0
 _ATTENUATION = 0.346
 #: Larger logits are clipped to this, so that exponentials stay finite.
 _MAX_LOGIT = 600.0
+#: Steps of Newton's method, and of the golden-section search.
+_NEWTON_STEPS, _SEARCH_STEPS = 25, 10
+#: Simulated data sets that a gain is averaged over, and the seed of their random numbers.
+_DRAWS, _SEED = 5, 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +41,14 @@ class Deviation:
     high: float
 
 
-def recalibrate(label: Array, logit: Array, steps: int = 25) -> Array:
+def recalibrate(label: Array, logit: Array) -> Array:
     """Logits ``a + s * logit`` that fit the labels best.
 
     Overconfidence of the model must not count as a difference between tasks.
     """
     design = np.stack([np.ones(len(logit)), logit], 1)
     weights = np.zeros(2)  # from this start Newton's steps do not overshoot, even for large logits
-    for _ in range(steps):
+    for _ in range(_NEWTON_STEPS):
         p = sigmoid(design @ weights)
         hessian = (design * (p * (1 - p))[:, None]).T @ design + 1e-6 * np.eye(2)
         weights = weights + np.linalg.solve(hessian, design.T @ (label - p))
@@ -84,13 +88,7 @@ def group_deviation(
 
 
 def oracle_gain(
-    offset: Array,
-    task: Array,
-    tau: float,
-    group: Array | None = None,
-    tau_group: float = 0.0,
-    draws: int = 5,
-    seed: int = 0,
+    offset: Array, task: Array, tau: float, group: Array | None = None, tau_group: float = 0.0
 ) -> float:
     """The gain in AUC from knowing all effects, by simulation.
 
@@ -100,24 +98,22 @@ def oracle_gain(
         tau: Deviation of task effects.
         group: Integer codes ``[N]`` of (task, category).
         tau_group: Deviation of group effects.
-        draws: Number of simulated data sets to average over.
-        seed: Seed of the random numbers.
 
     Returns:
         The gain in AUC of an oracle of task effects over none; with groups, of group effects on top
         of task effects.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_SEED)
     mean = offset * np.sqrt(1 + _ATTENUATION * (tau**2 + tau_group**2))
     gain = 0.0
-    for _ in range(draws):
+    for _ in range(_DRAWS):
         effects = _effects(rng, task, tau)
         baseline: Array = np.zeros_like(effects)
         if group is not None:
             baseline, effects = effects, effects + _effects(rng, group, tau_group)
         truth = sigmoid(mean + effects)
         gain += expected_auc(truth, mean + effects) - expected_auc(truth, mean + baseline)
-    return gain / draws
+    return gain / _DRAWS
 
 
 def expected_auc(probability: Array, score: Array) -> float:
@@ -212,13 +208,13 @@ def _maximise(log_likelihood: Callable[[float], float], confidence: float) -> De
 
 
 def _around_maximum(
-    function: Callable[[float], float], low: float, high: float, steps: int = 10
+    function: Callable[[float], float], low: float, high: float
 ) -> tuple[float, float]:
     """Narrows an interval around the function's maximum by golden-section search."""
     ratio = (np.sqrt(5) - 1) / 2
     left, right = high - ratio * (high - low), low + ratio * (high - low)
     left_value, right_value = function(left), function(right)
-    for _ in range(steps):
+    for _ in range(_SEARCH_STEPS):
         if left_value > right_value:
             high, right, right_value = right, left, left_value
             left = high - ratio * (high - low)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,9 @@ import tensorflow as tf
 
 from tfrec_limaml.diagnosis.history_gain import Rows
 from tfrec_limaml.diagnosis.random_intercept import recalibrate
-from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.models import TaskModel
 from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks import record_format
-from tfrec_limaml.tasks.folder import shard_pattern
 from tfrec_limaml.tasks.parsing import encode_rows, parse_tasks, task_of_rows
 from tfrec_limaml.tasks.record_files import read_records
 
@@ -116,17 +113,6 @@ def score_rows(model: TaskModel, files: Sequence[str], features: Sequence[Featur
         parts.append(part)
     rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return _with_categories(rows, features)
-
-
-def record_files(tasks: str | Path, definition: str, split: str) -> list[str]:
-    """Files of one split; raises `LimamlError` if there are none."""
-    files = sorted(map(str, (Path(tasks) / definition).glob(shard_pattern(split))))
-    if not files:
-        raise LimamlError(
-            f"no {split} records of task definition {definition!r} in {tasks}; `limaml prepare` "
-            "writes them"
-        )
-    return files
 
 
 def _with_categories(rows: dict[str, Array], features: Sequence[Feature]) -> ScoredRows:

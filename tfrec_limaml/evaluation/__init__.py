@@ -2,7 +2,7 @@
 
 from tfrec_limaml.evaluation.adaptation import adaptation_losses, score_tasks, served_rows
 from tfrec_limaml.evaluation.cohorts import cohorts, history_slices, task_keys
-from tfrec_limaml.evaluation.evaluate import bayes_auc, evaluate_tasks, measure
+from tfrec_limaml.evaluation.evaluate import bayes_auc, measure
 from tfrec_limaml.evaluation.metrics import (
     auc,
     auc_difference,
@@ -22,7 +22,6 @@ __all__ = [
     "calibration",
     "calibration_curve",
     "cohorts",
-    "evaluate_tasks",
     "history_slices",
     "log_loss",
     "measure",

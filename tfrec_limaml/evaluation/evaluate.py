@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.cohorts import HISTORY_BOUNDS, cohorts, history_slices
@@ -21,36 +20,11 @@ from tfrec_limaml.evaluation.metrics import (
     log_loss,
     per_task_auc,
 )
-from tfrec_limaml.models import TaskModel
 
 Rows = Mapping[str, npt.NDArray[Any]]
 
 #: Slices with fewer tasks get a note: their metrics are noisy.
 MIN_TASKS = 30
-
-
-def evaluate_tasks(
-    model: TaskModel, dataset: tf.data.Dataset, fine_tune: bool, verbose: int = 0, **options: Any
-) -> dict[str, Any]:
-    """Predicts the query rows of a dataset (created with ``with_keys=True``) and measures them.
-
-    Args:
-        model: A trained model; its `fine_tune` is not changed.
-        dataset: Tasks with keys.
-        fine_tune: Whether to adapt on each task's support set first.
-        verbose: Passed on to `predict`.
-        **options: Passed on to `measure`.
-
-    Returns:
-        The entries of one row of ``evaluation.json``: see `measure`.
-    """
-    previous = model.fine_tune
-    model.fine_tune = fine_tune
-    try:
-        rows = model.predict(dataset, verbose=verbose)
-    finally:
-        model.fine_tune = previous
-    return measure(rows, **options)
 
 
 class Uninformative(UserWarning):
@@ -139,8 +113,9 @@ def _check_rows(rows: Rows) -> None:
         )
 
 
-def bayes_auc(rows: Rows, column: str = "bayes_probability") -> float | None:
+def bayes_auc(rows: Rows) -> float | None:
     """The best possible AUC, if the data have each row's true probability."""
+    column = "bayes_probability"
     return auc(rows["label"], rows[column]) if column in rows else None
 
 

@@ -57,6 +57,7 @@ class LiMAML(EncodesRows):
             ``limaml train`` use the defaults of `TrainOptions` instead.
     """
 
+    reports_unadapted_auc = True
     pooling = TracedSetting(lambda name, value: check_choice(name, value, POOLINGS))
 
     def __init__(
@@ -241,12 +242,6 @@ class LiMAML(EncodesRows):
         self, rows: EncodedRows, support: Samples, steps: int, training: bool
     ) -> AdaptedTasks:
         return solve_offsets(self, rows, support, steps, training)
-
-    def derivatives(
-        self, label: tf.Tensor, outputs: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Each row's loss and its first and second derivative with respect to the output."""
-        return self._loss_derivatives(tf.cast(label, outputs.dtype), outputs)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

@@ -10,8 +10,8 @@ from tfrec_limaml.adaptation.inner_loop import Weights
 from tfrec_limaml.adaptation.real_rows import RealRows
 from tfrec_limaml.features import Features
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
+from tfrec_limaml.models.maml_model import MAMLModel
 from tfrec_limaml.models.outer_step import Samples
-from tfrec_limaml.models.unadapted_auc import ReportsUnadaptedAuc
 
 
 class EncodedRows(NamedTuple):
@@ -28,7 +28,7 @@ class EncodedRows(NamedTuple):
     real: RealRows
 
 
-class EncodesRows(ReportsUnadaptedAuc):
+class EncodesRows(MAMLModel):
     """A model that computes once per row whatever adaptation does not change."""
 
     def encode_samples(self, samples: Samples, training: bool) -> EncodedRows:

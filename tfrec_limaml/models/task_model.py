@@ -122,9 +122,18 @@ class TaskModel(TwoBlockModel):
         weight = tf.boolean_mask(query["weight"], mask)
         loss = tf.math.divide_no_nan(tf.reduce_sum(weight * losses), tf.reduce_sum(weight))
         loss_tracker(self).update_state(self._with_penalties(loss), tf.reduce_sum(weight))
-        return self.compute_metrics(
+        result: dict[str, tf.Tensor] = self.compute_metrics(
             None, label[:, None], self.predictions(outputs)[:, None], weight
         )
+        metric = self.unadapted_auc()
+        if metric is not None:
+            unadapted = self.outputs_of(self.adapt_tasks(support, None), query)
+            # Like the other metrics, it ignores sample weights.
+            metric.update_state(
+                label[:, None], self.predictions(tf.boolean_mask(unadapted, mask))[:, None]
+            )
+            result[metric.name] = metric.result()
+        return result
 
     def predict_step(self, data: Any) -> Any:
         """Query predictions of a batch of tasks, or un-adapted predictions of encoded rows.

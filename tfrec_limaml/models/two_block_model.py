@@ -1,4 +1,4 @@
-"""A model of two blocks: construction, compilation and saving."""
+"""A model of two blocks: construction and saving."""
 
 from __future__ import annotations
 
@@ -9,28 +9,18 @@ from typing import Any, Self
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.adaptation.losses import (
-    is_binary,
-    loss_config,
-    loss_derivatives,
-    loss_of_config,
-    per_task_mean,
-    sample_loss,
-)
+from tfrec_limaml.adaptation.losses import loss_config, loss_of_config
 from tfrec_limaml.adaptation.real_rows import RealRows
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock, check_blocks
 from tfrec_limaml.choices import AVERAGINGS, Averaging, check_choice
 from tfrec_limaml.features import Features
-from tfrec_limaml.keras_internals import take_gradients_as_summed
-from tfrec_limaml.models.logit_auc import LogitAUC
+from tfrec_limaml.models.loss_and_metrics import LossAndMetrics
 from tfrec_limaml.models.network import RecommenderNetwork
-from tfrec_limaml.models.outer_step import Samples
-from tfrec_limaml.models.task_loops import TaskLoops
 from tfrec_limaml.models.traced_setting import TracedSetting, count, number
 from tfrec_limaml.models.untracked import Untracked
 
 
-class TwoBlockModel(TaskLoops):
+class TwoBlockModel(LossAndMetrics):
     """A meta block and a global block under one loss; the base of `TaskModel`, which trains them.
 
     Args:
@@ -156,46 +146,6 @@ class TwoBlockModel(TaskLoops):
             )
         return self.predictions(self.network(features, training=training))
 
-    def compile(
-        self,
-        optimizer: Any = "adam",
-        loss: Any = "binary_crossentropy",
-        metrics: Any = None,
-        jit_compile: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """Configures training like `keras.Model.compile`.
-
-        Args:
-            optimizer: Optimizer of the outer loop.
-            loss: See `tfrec_limaml.adaptation.losses.sample_loss`.
-            metrics: Measured at evaluation, on query predictions; AUC and log loss by default for
-                binary labels. Training reports only its loss: metrics on training rows cost time
-                and tell little.
-            jit_compile: Off by default: on CPUs XLA was no faster. If the model has an encoder,
-                whose look-ups XLA cannot compile, Keras warns and does not use it.
-            **kwargs: As in Keras. ``steps_per_execution=8`` makes `fit` faster if steps are short;
-                callbacks are then called once every 8 batches.
-        """
-        if kwargs.get("loss_weights") is not None:
-            raise ValueError(
-                "loss_weights weigh the losses of several outputs, and the model has one; leave "
-                f"them out, received {kwargs['loss_weights']!r}"
-            )
-        self._check_loss(loss)
-        self._set_loss(loss)
-        self._default_metrics = metrics is None
-        if metrics is None and self.binary:
-            metrics = [
-                LogitAUC(name="auc"),
-                keras.metrics.BinaryCrossentropy(name="log_loss"),
-            ]
-        super().compile(
-            optimizer=optimizer, loss=loss, metrics=metrics, jit_compile=jit_compile, **kwargs
-        )
-        if self.distribute_strategy.num_replicas_in_sync > 1:
-            take_gradients_as_summed(self.optimizer)
-
     def _check_dtype(self, *blocks: keras.layers.Layer) -> None:
         """Raises `ValueError` if the model's dtype policy is not that of its blocks, which compute
         everything.
@@ -208,34 +158,6 @@ class TwoBlockModel(TaskLoops):
                     "or call keras.config.set_dtype_policy before you make them"
                 )
 
-    def _check_loss(self, loss: Any) -> None:
-        label = None if self.encoder is None else self.encoder.schema.label
-        if label is not None and label.kind != "binary" and is_binary(loss):
-            raise ValueError(
-                f"the label {label.name!r} is not binary (kind {label.kind!r}): compile the model "
-                "with a regression loss, for example loss='mse'"
-            )
-
-    def _set_loss(self, loss: Any) -> None:
-        self._loss = loss
-        self._task_loss = sample_loss(loss)
-        self._loss_derivatives = loss_derivatives(loss)
-        self.binary = is_binary(loss)
-
-    def get_compile_config(self) -> dict[str, Any]:
-        """Arguments of `compile`, without default metrics.
-
-        `compile` creates those again: Keras does not know ``unadapted_auc``.
-        """
-        config: dict[str, Any] = super().get_compile_config()
-        return {**config, "metrics": None} if config and self._default_metrics else config
-
-    def compile_from_config(self, config: Mapping[str, Any]) -> None:
-        """Compiles a loaded model as the saved one was compiled."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.optimizer is not None and self.built:
-            self.optimizer.build(self.trainable_variables)
-
     def real_rows(self, features: Features, weight: tf.Tensor | None = None) -> RealRows:
         """The rows of features ``[T, S, ...]`` whose weight ``[T, S]`` is not 0.
 
@@ -244,18 +166,6 @@ class TwoBlockModel(TaskLoops):
         keep_padding = weight is None or (self.compiled and bool(self.jit_compile))
         like = next(iter(features.values())) if weight is None else weight
         return RealRows(like, keep_padding)
-
-    def predictions(self, outputs: tf.Tensor) -> tf.Tensor:
-        """Outputs to predictions: the sigmoid for binary labels."""
-        return tf.sigmoid(outputs) if self.binary else outputs
-
-    def task_loss(self, outputs: tf.Tensor, samples: Samples) -> tf.Tensor:
-        """Weighted mean loss ``[T]`` of outputs ``[T, S]``."""
-        label = samples["label"]
-        losses = self._task_loss(
-            tf.reshape(label, [-1]), tf.reshape(tf.cast(outputs, label.dtype), [-1])
-        )
-        return per_task_mean(tf.reshape(losses, tf.shape(label)), samples["weight"])
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments and the loss.

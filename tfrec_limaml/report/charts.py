@@ -15,6 +15,7 @@ from tfrec_limaml.wording import counted
 MAP_POINTS = 1200
 STORY_ITEMS = 12
 SLICE_ROWS = 100  # below that an interval is as wide as the chart
+_NAME_LENGTH = 16  # of a candidate beside its line
 
 
 def learning_curves(training: Sequence[Mapping[str, Any]], measure: str, label: str) -> str:
@@ -236,5 +237,5 @@ def _titled(mark: str, title: str) -> str:
     return svg.element("g", title, mark)
 
 
-def _short(name: str, length: int = 16) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"

@@ -57,15 +57,15 @@ def marker(series: int, x: float, y: float, **attributes: object) -> str:
     return element("polygon", class_=css, points=points, **attributes)
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers that cover ``[low, high]``.
+def ticks(low: float, high: float) -> list[float]:
+    """About five round numbers that cover ``[low, high]``.
 
     They are 1, 2 or 5 times a power of ten apart.
     """
     size = max(abs(low), abs(high), 1e-3)
     if high - low <= 1e-6 * size:  # one value: an axis around it
         low, high = low - 0.5 * size, high + 0.5 * size
-    raw = (high - low) / max(count - 1, 1)
+    raw = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -142,12 +142,10 @@ class Frame:
             ]
         )
 
-    def line(self, series: int, points: Sequence[tuple[float, float]], dashed: bool = False) -> str:
+    def line(self, series: int, points: Sequence[tuple[float, float]]) -> str:
         """A line through data points."""
         path = " ".join(f"{self.x(a):.1f},{self.y(b):.1f}" for a, b in points)
-        return element(
-            "polyline", class_=f"s{series % SERIES} line{' dashed' if dashed else ''}", points=path
-        )
+        return element("polyline", class_=f"s{series % SERIES} line", points=path)
 
     def svg(self, title: str, description: str, *body: str) -> str:
         """The whole drawing, with a name and a description for screen readers."""

@@ -11,14 +11,12 @@ import tensorflow as tf
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.features import META, OTHER, subtask_feature
 from tfrec_limaml.schema.schema import Feature, Schema
-from tfrec_limaml.tasks.categories import IntegerTable, multi_hot
+from tfrec_limaml.tasks.categories import multi_hot
 from tfrec_limaml.tasks.columns import Columns, Part, concatenate_parts, parts_of
 from tfrec_limaml.tasks.numbers import Number, encode_numbers
 from tfrec_limaml.tasks.quantile_statistics import encoded_width
 from tfrec_limaml.tasks.statistics import Statistics
-
-#: Keras' own tokens for unknown values.
-_RESERVED: Mapping[str, Any] = {"string": "[UNK]", "int64": -1}
+from tfrec_limaml.tasks.vocabularies import Vocabularies
 
 DTYPES = {"string": tf.string, "int64": tf.int64, "float32": tf.float32}
 
@@ -67,11 +65,12 @@ class FeatureEncoder(keras.layers.Layer):
         self._further_columns = {
             name: self.schema.further_columns(task, name) for name in self.nested
         }
-        self._integers = self._integer_table()
+        self._vocabularies = Vocabularies(self.schema, self.statistics, drop_reserved)
+        self._integers = self._vocabularies.integer_table()
         table_names = self._integers.names if self._integers else ()
         # Numbered: a column's name need not be a valid layer name.
         self._lookups = {
-            f.name: self._lookup(f, f"lookup_{i}")
+            f.name: self._vocabularies.lookup(f, f"lookup_{i}")
             for i, f in enumerate(self.schema.all_features)
             if f.categorical and f.name not in table_names
         }
@@ -151,19 +150,17 @@ class FeatureEncoder(keras.layers.Layer):
         if feature.encoding == "numeric":
             return feature.width
         if feature.encoding == "quantiles":
-            return encoded_width(self._entry(feature))
-        return feature.buckets if feature.encoding == "hash" else len(self._vocabulary(feature)) + 1
+            return encoded_width(self.statistics.of(feature))
+        if feature.encoding == "hash":
+            return feature.buckets
+        return len(self._vocabularies.tokens(feature)) + 1
 
     def counts(self, feature: Feature) -> list[int] | None:
         """Training rows of each id of a vocabulary feature, 0 for unknown values.
 
         None for other features, and without counts in the statistics.
         """
-        if feature.encoding != "vocabulary" or "counts" not in self._entry(feature):
-            return None
-        entry = self._entry(feature)
-        by_token = dict(zip(entry["vocabulary"], entry["counts"], strict=True))
-        return [0, *(int(by_token[token]) for token in self._vocabulary(feature))]
+        return self._vocabularies.counts(feature)
 
     def embeddings(self, role: str | None = None) -> dict[str, tuple[int, int]]:
         """Embedded features as ``{name: (number of ids, width)}``, for the blocks' `embeddings`."""
@@ -230,7 +227,7 @@ class FeatureEncoder(keras.layers.Layer):
 
     def _number(self, feature: Feature) -> Number:
         raw = feature.encoding == "numeric" and feature.normalise == "none"
-        return Number(feature, {} if raw else self._entry(feature))
+        return Number(feature, {} if raw else self.statistics.of(feature))
 
     def _multi_hot(self, feature: Feature, value: tf.Tensor) -> tf.Tensor:
         """Multi-hot vectors ``[N, V]`` of a feature with several values per row."""
@@ -245,55 +242,3 @@ class FeatureEncoder(keras.layers.Layer):
             binary_output=True,
         )
         return tf.ensure_shape(hot, (None, size))
-
-    def _integer_table(self) -> IntegerTable | None:
-        """The vocabularies of integer features, except those with tokens too large for its keys."""
-        features = [
-            f
-            for f in self.schema.all_features
-            if f.encoding == "vocabulary" and f.dtype == "int64" and f.separator is None
-        ]
-        largest = IntegerTable.largest(max(len(features), 1))
-        vocabularies = {f.name: self._nonempty_vocabulary(f) for f in features}
-        small_vocabularies = {
-            name: tokens
-            for name, tokens in vocabularies.items()
-            if all(abs(int(token)) <= largest for token in tokens)
-        }
-        return IntegerTable(small_vocabularies) if small_vocabularies else None
-
-    def _lookup(self, feature: Feature, name: str) -> keras.layers.Layer:
-        if feature.encoding == "hash":
-            return keras.layers.Hashing(feature.buckets, name=name)
-        tokens = self._nonempty_vocabulary(feature)
-        known, unknown = set(tokens), _RESERVED[feature.dtype]
-        while unknown in known:
-            unknown = f"[{unknown}]" if isinstance(unknown, str) else unknown - 1
-        kind = (
-            keras.layers.StringLookup if feature.dtype == "string" else keras.layers.IntegerLookup
-        )
-        return kind(vocabulary=tokens, num_oov_indices=1, oov_token=unknown, name=name)
-
-    def _nonempty_vocabulary(self, feature: Feature) -> list[Any]:
-        vocabulary = self._vocabulary(feature)
-        if not vocabulary:
-            raise SchemaError(
-                f"the statistics hold an empty vocabulary for feature {feature.name!r}; leave the "
-                "feature out, or use encoding 'hash'"
-            )
-        return vocabulary
-
-    def _vocabulary(self, feature: Feature) -> list[Any]:
-        tokens = self._entry(feature)["vocabulary"]
-        if self.drop_reserved:
-            tokens = [token for token in tokens if token != _RESERVED[feature.dtype]]
-        return list(tokens[: feature.max_vocabulary])
-
-    def _entry(self, feature: Feature) -> Mapping[str, Any]:
-        entry = self.statistics.features.get(feature.name)
-        if entry is None or (feature.encoding == "quantiles" and "edges" not in entry):
-            raise SchemaError(
-                f"the statistics lack feature {feature.name!r}; run `limaml prepare` again with "
-                "this schema"
-            )
-        return entry

@@ -33,6 +33,7 @@ from typing import Any
 
 from tfrec_limaml import staging
 from tfrec_limaml.errors import SchemaError
+from tfrec_limaml.schema.schema import Feature
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,16 @@ class Statistics:
     window: Mapping[str, int]
     features: Mapping[str, Mapping[str, Any]]
     quality: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def of(self, feature: Feature) -> Mapping[str, Any]:
+        """The entry of a feature; raises `SchemaError` if it is missing, or lacks quantiles."""
+        entry = self.features.get(feature.name)
+        if entry is None or (feature.encoding == "quantiles" and "edges" not in entry):
+            raise SchemaError(
+                f"the statistics lack feature {feature.name!r}; run `limaml prepare` again with "
+                "this schema"
+            )
+        return entry
 
     def save(self, path: str | Path) -> None:
         """Writes JSON."""

@@ -20,7 +20,7 @@ from tfrec_limaml.blocks.transformer import TransformerMetaBlock
 from tfrec_limaml.blocks.wide_and_deep import WideAndDeepGlobalBlock
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-from tfrec_limaml.training.options import ModelOptions
+from tfrec_limaml.training.model_options import ModelOptions
 
 _L2 = {"class_name": "L2", "config": {"l2": 1e-5}}
 

@@ -1,4 +1,4 @@
-"""The optimizer of `train`."""
+"""The optimizer of `train`, and its learning rate schedule."""
 
 from __future__ import annotations
 
@@ -6,12 +6,37 @@ from typing import Any
 
 import keras
 
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.training.options import TrainOptions
-from tfrec_limaml.training.schedules import warmup_cosine
 
 #: Patterns of the names of variables without weight decay. A column may have any name, and its
 #: embedding is named after it.
 NOT_DECAYED = (r"^bias$", r"^scaled_log_", r"^inner_rate_\d+$")
+
+
+def warmup_cosine(
+    learning_rate: float, steps: int, warmup_steps: int = 0
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Rises linearly from 0 over `warmup_steps`, then falls to 0 along a cosine until step `steps`.
+
+    Args:
+        learning_rate: The peak.
+        steps: Outer steps of the whole training.
+        warmup_steps: Outer steps of the rise, fewer than `steps`.
+
+    Raises:
+        LimamlError: `warmup_steps` is out of range.
+    """
+    if not 0 <= warmup_steps < steps:
+        raise LimamlError(
+            "warmup_steps must be at least 0 and less than steps, received "
+            f"warmup_steps={warmup_steps}, steps={steps}"
+        )
+    if not warmup_steps:
+        return keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, steps - warmup_steps, warmup_target=learning_rate, warmup_steps=warmup_steps
+    )
 
 
 def make_optimizer(options: TrainOptions, steps: int) -> keras.optimizers.Optimizer:

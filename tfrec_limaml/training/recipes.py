@@ -17,7 +17,7 @@ from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.folder import EPISODE, SCHEMA_FILE, SPLITS, STATISTICS_FILE, shard_pattern
 from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS, second_offset
-from tfrec_limaml.training.options import ModelOptions
+from tfrec_limaml.training.model_options import ModelOptions
 
 
 def configure_tensorflow() -> None:
@@ -71,6 +71,27 @@ def split_pattern(tasks: str | Path, definition: str | None, split: str, schema:
     schema.task_columns(definition)
     folder = Path(tasks) / (definition or schema.default_task)
     return f"{glob.escape(str(folder))}/{shard_pattern(split)}"
+
+
+def split_files(
+    tasks: str | Path,
+    definition: str | None,
+    split: str,
+    schema: Schema,
+    missing_ok: bool = False,
+) -> list[str]:
+    """The files of one split of one task definition, sorted.
+
+    Raises:
+        LimamlError: There are none, unless `missing_ok`.
+    """
+    files = sorted(glob.glob(split_pattern(tasks, definition, split, schema)))
+    if not files and not missing_ok:
+        raise LimamlError(
+            f"no {split} records of task definition {definition or schema.default_task!r} in "
+            f"{tasks}; `limaml prepare` writes them"
+        )
+    return files
 
 
 def _meta_block(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:

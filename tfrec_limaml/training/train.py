@@ -24,8 +24,9 @@ from tfrec_limaml.training.data import EpochNumber, TrainingData
 from tfrec_limaml.training.distribution import WORKER_TIMEOUT, Workers, local_copy
 from tfrec_limaml.training.identity import MACHINES, training_identity
 from tfrec_limaml.training.lost_workers import RenewTimeLimit, TimeLimit, worker_lost_error
+from tfrec_limaml.training.model_options import ModelOptions
 from tfrec_limaml.training.optimizer import make_optimizer
-from tfrec_limaml.training.options import ModelOptions, TrainOptions
+from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import build_model, load_encoder, require_binary
 from tfrec_limaml.training.stopping import ValidationScore, early_stopping
 from tfrec_limaml.training.strength import choose_adaptation_strength

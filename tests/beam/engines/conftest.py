@@ -20,7 +20,7 @@ from limaml_beam.generate_embeddings.job import EmbeddingJob
 from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP
 from tfrec_limaml.tasks.task_encoder import TaskEncoder
-from tfrec_limaml.training.options import ModelOptions
+from tfrec_limaml.training.model_options import ModelOptions
 
 TASKS, FILES = 300, 4
 ENGINES = ("flink", "spark", "prism")

@@ -19,7 +19,7 @@ from limaml_beam.io.tfrecords import frame_record
 from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP
 from tfrec_limaml.tasks.task_encoder import TaskEncoder
-from tfrec_limaml.training.options import ModelOptions
+from tfrec_limaml.training.model_options import ModelOptions
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optimised_graphs")]
 

@@ -22,9 +22,9 @@ from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.tasks.statistics import Statistics
-from tfrec_limaml.training import options
+from tfrec_limaml.training import model_options
 from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS
-from tfrec_limaml.training.options import ModelOptions
+from tfrec_limaml.training.model_options import ModelOptions
 from tfrec_limaml.training.recipes import build_model
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ import json, sys
 import keras
 import numpy as np
 from tfrec_limaml import LiMAML
-from tfrec_limaml.training.options import ModelOptions
+from tfrec_limaml.training.model_options import ModelOptions
 folder = sys.argv[1]
 rows = {name: value for name, value in np.load(folder + "/rows.npz").items()}
 found = {name: keras.saving.load_model(f"{folder}/{name}.keras")(rows).numpy().tolist() for name in json.loads(sys.argv[2])}
@@ -94,8 +94,8 @@ def trained(encoder, make_samples):
 
 
 def test_the_command_line_offers_every_block():
-    assert set(options.META_BLOCK_NAMES) == set(META_BLOCKS)
-    assert set(options.GLOBAL_BLOCK_NAMES) == set(GLOBAL_BLOCKS)
+    assert set(model_options.META_BLOCK_NAMES) == set(META_BLOCKS)
+    assert set(model_options.GLOBAL_BLOCK_NAMES) == set(GLOBAL_BLOCKS)
 
 
 def test_every_block_scores_the_same_in_a_fresh_process(

@@ -17,7 +17,7 @@ from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.tasks.record_format import encode_task
-from tfrec_limaml.training.options import ModelOptions
+from tfrec_limaml.training.model_options import ModelOptions
 from tfrec_limaml.training.recipes import build_model
 
 

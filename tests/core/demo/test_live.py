@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tfrec_limaml.demo import live
-from tfrec_limaml.demo.live import ClickWriter, LiveList, RankProcess
+from tfrec_limaml.demo.live import ClickWriter, LiveList
 from tfrec_limaml.demo.live_page import LiveServer
+from tfrec_limaml.demo.serving import ranking
 from tfrec_limaml.demo.story import Scene
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Feature, Label, Schema
@@ -31,7 +32,6 @@ SCHEMA = Schema(
 COLUMNS = {"user_id": pa.int64(), "kind": pa.string(), "topic": pa.string(), "size": pa.int32()}
 COLUMNS |= {"clicked": pa.int8(), "note": pa.string(), "t": pa.int64()}
 SCENE = Scene(
-    task=0,
     key="17|x",
     rows=[{}, {}],
     request={"member": {}, "candidates": ITEMS},
@@ -162,7 +162,8 @@ def test_a_port_that_is_taken_is_an_error(page, shown):
 
 
 def test_a_ranker_that_ends_is_an_error_with_its_reason(tmp_path):
-    rank = RankProcess(["--example"], tmp_path / "log")
-    with pytest.raises(LimamlError, match="did not answer"):
+    with (
+        ranking("127.0.0.1:1", tmp_path, f"lmdb:{tmp_path}/store", tmp_path / "log") as rank,
+        pytest.raises(LimamlError, match=r"did not answer: .*no exported version"),
+    ):
         rank({})
-    rank.stop()

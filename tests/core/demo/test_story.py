@@ -47,7 +47,7 @@ def scene(schema):
 
 
 def test_the_member_has_a_short_history_and_keeps_their_own_features(scene):
-    assert scene.task == 1
+    assert scene.key == "u1%7Cx"
     assert len(scene.rows) == 7
     assert scene.request["member"] == {"user_id": "u1|x", "age": 1.0}
 

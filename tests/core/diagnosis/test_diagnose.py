@@ -12,17 +12,14 @@ from toys import toy_schema, write_split
 from tfrec_limaml import Vanilla
 from tfrec_limaml.diagnosis import scored_rows
 from tfrec_limaml.diagnosis.diagnose import categories, diagnose_definition, verdict
-from tfrec_limaml.diagnosis.scored_rows import (
-    ScoredRows,
-    _with_categories,
-    record_files,
-    score_rows,
-)
+from tfrec_limaml.diagnosis.scored_rows import ScoredRows, _with_categories, score_rows
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks import record_format, task_encoder
 from tfrec_limaml.tasks.folder import SCHEMA_FILE, STATISTICS_FILE
 from tfrec_limaml.tasks.statistics import Statistics
+from tfrec_limaml.training import recipes
+from tfrec_limaml.training.recipes import split_files
 
 
 def _scored(tau, tasks=500, earlier=20, later=8):
@@ -107,7 +104,9 @@ def test_rows_are_scored_and_query_rows_told_from_support_rows(
 ):
     model = make_model(Vanilla)
     features = categories(model.encoder.schema, "member")
-    rows = score_rows(model, record_files(tasks_folder, "member", "test"), features)
+    rows = score_rows(
+        model, split_files(tasks_folder, "member", "test", model.encoder.schema), features
+    )
     expected = model.predict(test_tasks, verbose=0)
     query = rows.query
     probability = 1 / (1 + np.exp(-rows.logit[query]))
@@ -118,7 +117,8 @@ def test_rows_are_scored_and_query_rows_told_from_support_rows(
     (kind,) = rows.categories.values()
     np.testing.assert_array_equal(kind.row, np.arange(len(rows.task)), "every row has one kind")
     with pytest.raises(LimamlError, match="no recent records of task definition 'member'"):
-        record_files(tasks_folder, "member", "recent")
+        split_files(tasks_folder, "member", "recent", model.encoder.schema)
+    assert not split_files(tasks_folder, "member", "recent", model.encoder.schema, missing_ok=True)
 
 
 @pytest.mark.usefixtures("no_graphs")
@@ -276,7 +276,7 @@ def test_the_judge_is_the_network_of_limaml_train(tmp_path, monkeypatch):
     schema.save(tmp_path / SCHEMA_FILE)
     Statistics(rows=1, label_mean=0.5, window={}, features={}).save(tmp_path / STATISTICS_FILE)
     monkeypatch.setattr(training, "train", train)
-    monkeypatch.setattr(scored_rows, "record_files", lambda *_: [])
+    monkeypatch.setattr(recipes, "split_files", lambda *_: [])
     (tmp_path / schema.default_task).mkdir()
     parser = argparse.ArgumentParser()
     COMMAND.add_arguments(parser)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfrec_limaml import Vanilla
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.training.callbacks import EmbeddingProjector, tensorboard, write_projector
-from tfrec_limaml.training.schedules import scale_learning_rate, warmup_cosine
+from tfrec_limaml.training.optimizer import warmup_cosine
 
 
 def test_training_leaves_scalars_the_graph_and_embeddings_with_their_labels(
@@ -99,21 +99,13 @@ def test_what_has_no_keys_or_no_meta_embedding_is_refused(make_model, test_tasks
 
 
 def test_the_rate_warms_up_linearly_and_decays_along_a_cosine():
-    schedule = warmup_cosine(0.1, steps=110, warmup_steps=10, final_share=0.2)
+    schedule = warmup_cosine(0.1, steps=110, warmup_steps=10)
     np.testing.assert_allclose([schedule(0), schedule(5), schedule(10)], [0, 0.05, 0.1], atol=1e-7)
     np.testing.assert_allclose(
-        [schedule(60), schedule(110), schedule(500)], [0.06, 0.02, 0.02], atol=1e-7
+        [schedule(60), schedule(110), schedule(500)], [0.05, 0, 0], atol=1e-7
     )
     np.testing.assert_allclose(
         [warmup_cosine(0.1, 100)(0), warmup_cosine(0.1, 100)(50)], [0.1, 0.05], atol=1e-7
     )
     with pytest.raises(LimamlError, match="less than steps"):
         warmup_cosine(0.1, steps=5, warmup_steps=5)
-    with pytest.raises(LimamlError, match="final_share"):
-        warmup_cosine(0.1, steps=5, final_share=2)
-
-
-def test_the_rate_scales_with_the_tasks_in_a_batch():
-    assert scale_learning_rate(1e-3, 512) == pytest.approx(4e-3)
-    with pytest.raises(LimamlError, match="at least 1"):
-        scale_learning_rate(1e-3, 0)

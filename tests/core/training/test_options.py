@@ -9,7 +9,8 @@ import pytest
 
 from tfrec_limaml.commands.train_arguments import add_arguments, options_from
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.training.options import ModelOptions, TrainOptions, recipe
+from tfrec_limaml.training.model_options import ModelOptions
+from tfrec_limaml.training.options import TrainOptions, recipe
 
 
 def _parsed(*flags):

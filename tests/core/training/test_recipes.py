@@ -13,14 +13,14 @@ from toys import write_description, write_split
 from tfrec_limaml import EntireNetworkMAML, LiMAML, Vanilla
 from tfrec_limaml.commands import compare
 from tfrec_limaml.commands import diagnose as diagnose_command
-from tfrec_limaml.diagnosis import scored_rows
 from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.schema.schema import Label
 from tfrec_limaml.tasks.record_files import record_files
 from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.training import recipes
 from tfrec_limaml.training.data import TrainingData
-from tfrec_limaml.training.options import ModelOptions, TrainOptions
+from tfrec_limaml.training.model_options import ModelOptions
+from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.train import train
 
 OPTIONS = ModelOptions.paper().replace(
@@ -64,7 +64,8 @@ def test_a_folder_is_found_whatever_signs_its_name_has(folder, tmp_path, every_k
     shutil.copytree(folder, odd)
     files = record_files(recipes.split_pattern(odd, None, "train", every_kind[0]))
     assert {Path(file).parent.parent for file in files} == {odd}
-    assert scored_rows.record_files(odd, every_kind[0].default_task, "train") == files
+    assert recipes.split_files(odd, every_kind[0].default_task, "train", every_kind[0]) == files
+    assert recipes.split_files(odd, None, "train", every_kind[0]) == files
 
 
 def test_labels_that_are_no_classes_are_refused_by_every_command_that_reads_classes(

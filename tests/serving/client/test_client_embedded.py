@@ -19,7 +19,7 @@ from toys import toy_schema, toy_statistics
 from limaml_serving import Ranker, ServingError
 from limaml_serving.server import EmbeddedServer
 from tfrec_limaml.store import open_store
-from tfrec_limaml.training.options import ModelOptions
+from tfrec_limaml.training.model_options import ModelOptions
 
 
 class Scale(tf.Module):

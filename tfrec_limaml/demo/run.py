@@ -127,7 +127,7 @@ def _member_story(
 
         without = scores("no_embeddings")
         before = scores("store")
-        rows, clicks = story.imagine_clicks(scene, before)
+        rows, reactions = story.imagine_clicks(scene, before)
         embedding = story.embed_rows(workspace.export, schema, scene.key, [*scene.rows, *rows])
         store = open_store(workspace.store("after_clicks"))
         with store.new_generation(version, embedding.shape[1]) as writer:
@@ -148,9 +148,15 @@ def _member_story(
     return MemberStory(
         task_key=scene.key,
         seen=len(scene.rows),
-        clicks=[words.kind_words.format(c) for c in clicks],
+        clicks=[_click_text(words, reaction) for reaction in reactions],
         items=items,
     )
+
+
+def _click_text(words: DemoData, reaction: story.Reaction) -> str:
+    name = words.name_words.format(reaction.name)
+    kind = "" if words.kind in words.names else f" ({words.kind_words.format(reaction.kind)})"
+    return f"{name}{kind}: {'clicked' if reaction.clicked else 'passed over'}"
 
 
 def _story(saved: Mapping[str, Any]) -> MemberStory:

@@ -26,6 +26,10 @@ _MINUTE_MS = 60_000
 _SEED = 0  # of the draw of candidates
 
 
+#: Description of an item, and its features.
+Item = tuple[str, Mapping[str, Any]]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scene:
     """One member and the candidates to rank.
@@ -36,7 +40,7 @@ class Scene:
         request: A line for ``limaml rank``: ``{"member": {...}, "candidates": [{...}, ...]}``.
         names: Description of each candidate.
         kinds: Kind of each candidate.
-        spare: Further items by kind, for the member to click.
+        spare: Further items by kind, each with its description.
     """
 
     key: str
@@ -44,7 +48,28 @@ class Scene:
     request: Mapping[str, Any]
     names: Sequence[str]
     kinds: Sequence[str]
-    spare: Mapping[str, Sequence[Mapping[str, Any]]]
+    spare: Mapping[str, Sequence[Item]]
+
+    def offered(self, kind: str, order: Sequence[int]) -> list[Item]:
+        """The items of a kind: candidates in an order of all candidates, then spare ones."""
+        items = self.request["candidates"]
+        candidates = [(self.names[i], items[i]) for i in order if self.kinds[i] == kind]
+        return [*candidates, *self.spare[kind]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reaction:
+    """An imagined click, or an impression without one.
+
+    Attributes:
+        name: Description of the item.
+        kind: Its kind.
+        clicked: Whether the member clicked it.
+    """
+
+    name: str
+    kind: str
+    clicked: bool
 
 
 def _items(
@@ -86,57 +111,60 @@ def choose_scene(
     rows_drawn = np.random.default_rng(_SEED).permutation(len(test.columns[record_format.LABEL]))
     test_rows = (test.row(int(position)) for position in rows_drawn[: 200 * CANDIDATES])
     items = _items(schema, (row for row in test_rows if kinds(row, kind)), name_columns)
-    spare: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for _, item in items[CANDIDATES:]:
-        spare[kinds(item, kind)[0]].append(item)
+    spare: dict[str, list[Item]] = defaultdict(list)
+    for name, item in items[CANDIDATES:]:
+        spare[kinds(item, kind)[0]].append((_words(name), item))
     candidates = items[:CANDIDATES]
     return Scene(
         key=recent.keys[task],
         rows=rows,
         request={"member": member, "candidates": [item for _, item in candidates]},
-        names=[" ".join(str(part) for part in dict.fromkeys(name)) for name, _ in candidates],
+        names=[_words(name) for name, _ in candidates],
         kinds=[kinds(item, kind)[0] for _, item in candidates],
         spare=spare,
     )
 
 
+def _words(name: Iterable[Any]) -> str:
+    return " ".join(str(part) for part in dict.fromkeys(name))
+
+
 def imagine_clicks(
     scene: Scene, scores: npt.NDArray[np.float64]
-) -> tuple[list[dict[str, Any]], list[str]]:
+) -> tuple[list[dict[str, Any]], list[Reaction]]:
     """Simulates a change of taste.
 
-    The member clicks items of a kind that now ranks low, and ignores the kind that ranks first.
+    The member clicks items of a kind that now ranks low, those at the end of the list first, and
+    passes over items of the kind that ranks first.
 
     Args:
         scene: The member and the items.
         scores: Current probability of each candidate.
 
     Returns:
-        The further interactions, in time order, and a description of each.
+        The further interactions, in time order, and what each one is.
     """
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores, kind="stable").tolist()
     ranked = [scene.kinds[i] for i in order]
     ignored_kind = ranked[0]
     clicked_kind = max(
         set(ranked) - {ignored_kind} or {ignored_kind},
         key=lambda kind: (min(len(scene.spare[kind]), CLICKS), ranked.index(kind)),
     )
-    clicked, ignored = (
-        scene.spare[clicked_kind][:CLICKS],
-        scene.spare[ignored_kind][: CLICKS // 2] if clicked_kind != ignored_kind else [],
-    )
+    clicked = scene.offered(clicked_kind, order[::-1])[:CLICKS]
+    ignored = scene.offered(ignored_kind, order) if clicked_kind != ignored_kind else []
     moment = int(scene.rows[-1][record_format.TIMESTAMP])
-    rows, words = [], []
-    for item, label, kind in [
-        *((item, 1.0, clicked_kind) for item in clicked),
-        *((item, 0.0, ignored_kind) for item in ignored),
+    rows, reactions = [], []
+    for (name, item), kind, label in [
+        *((item, clicked_kind, 1.0) for item in clicked),
+        *((item, ignored_kind, 0.0) for item in ignored[: CLICKS // 2]),
     ]:
         moment += _MINUTE_MS
         rows.append(
             {**scene.rows[-1], **item, record_format.LABEL: label, record_format.TIMESTAMP: moment}
         )
-        words.append(f"{kind}: {'clicked' if label else 'passed over'}")
-    return rows, words
+        reactions.append(Reaction(name, kind, bool(label)))
+    return rows, reactions
 
 
 def embed_rows(

@@ -60,14 +60,14 @@ def test_candidates_are_different_items_without_the_members_columns(scene):
 
 
 def test_spare_items_are_not_among_the_candidates(scene):
-    spare = {item["item"] for items in scene.spare.values() for item in items}
+    spare = {item["item"] for items in scene.spare.values() for _, item in items}
     assert spare
     assert not spare & set(scene.names)
 
 
 def test_imagined_clicks_go_to_another_kind_than_the_first_and_follow_the_history_in_time(scene):
     scores = np.linspace(0.9, 0.1, CANDIDATES)
-    rows, words = imagine_clicks(scene, scores)
+    rows, reactions = imagine_clicks(scene, scores)
     first = scene.kinds[0]
     wanted = [kinds(row, KIND)[0] for row in rows if row["label"]]
     assert len(wanted) == CLICKS
@@ -75,7 +75,10 @@ def test_imagined_clicks_go_to_another_kind_than_the_first_and_follow_the_histor
     assert {kinds(row, KIND)[0] for row in rows if not row["label"]} == {first}
     times = [scene.rows[-1]["timestamp"], *(row["timestamp"] for row in rows)]
     assert (np.diff(times) > 0).all()
-    assert len(words) == len(rows)
+    assert [reaction.name for reaction in reactions] == [row["item"] for row in rows]
+    assert [reaction.clicked for reaction in reactions] == [row["label"] > 0 for row in rows]
+    last = max(i for i, kind in enumerate(scene.kinds) if kind == wanted[0])
+    assert reactions[0].name == scene.names[last], "the last one of the list is clicked first"
     assert all(row["age"] == 1.0 for row in rows)
 
 

@@ -135,4 +135,4 @@ def test_the_quickstart_of_the_readme_runs_against_the_wheel(outside, readme_blo
     printed = outside(serve.replace("8500", str(free_port())) + "kill %1; wait %1 || true\n")
     (answer,) = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     assert answer["model_version"] == 1
-    assert len(answer["ranked"]) == 2
+    assert [row["used_embedding"] for row in answer["ranked"]] == [True, True]

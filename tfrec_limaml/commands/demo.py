@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,15 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _activation() -> str:
+    """The command that makes `limaml` available, if it is not."""
+    script = Path(sys.prefix) / "bin" / "activate"
+    if shutil.which("limaml") or not script.is_file():
+        return ""
+    near = script.is_relative_to(Path.cwd())
+    return f" (first `. {script.relative_to(Path.cwd()) if near else script}`)"
+
+
 def _render(result: dict[str, Any]) -> str:
     from tfrec_limaml.demo.run import facts, next_steps, ranking_table
 
@@ -134,7 +145,7 @@ def _render(result: dict[str, Any]) -> str:
             f"All outputs are in {result['written']['workspace']}; open "
             f"{result['written']['report']}",
             "",
-            "What to try next:",
+            f"What to try next{_activation()}:",
             *(
                 f"  {step}"
                 for step in next_steps(result["dataset"], Path(result["written"]["workspace"]))

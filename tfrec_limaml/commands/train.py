@@ -205,16 +205,25 @@ def _tensorboard(args: argparse.Namespace) -> list[Any]:
 
 
 def _progress(name: str, epochs: int) -> Any:
-    """A Keras callback: a bar per epoch on stderr, then a line with its results."""
+    """A Keras callback: a bar per epoch on stderr, then a line with its results.
+
+    `train` may fit several models, of which it keeps one.
+    """
     import keras
     from tqdm import tqdm
 
     class EpochBar(keras.callbacks.Callback):
+        trained = 0
+
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.trained += 1
+            self.name = name if self.trained == 1 else f"{name}, model {self.trained},"
+
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             total = (self.params or {}).get("steps")
             self.bar = tqdm(
                 total=total,
-                desc=f"{name} epoch {epoch + 1}/{epochs}",
+                desc=f"{self.name} epoch {epoch + 1}/{epochs}",
                 unit="batch",
                 file=sys.stderr,
                 leave=False,
@@ -227,7 +236,7 @@ def _progress(name: str, epochs: int) -> Any:
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             self.bar.close()
             text = "  ".join(f"{key} {value:.4f}" for key, value in (logs or {}).items())
-            tqdm.write(f"{name} epoch {epoch + 1}/{epochs}  {text}", file=sys.stderr)
+            tqdm.write(f"{self.name} epoch {epoch + 1}/{epochs}  {text}", file=sys.stderr)
 
     return EpochBar()
 

@@ -78,8 +78,8 @@ def choose_adaptation_strength(
     chosen = _choose(scores, by_strength, label, tasks)
     if chosen == 0.0 and by_strength[1.0] > by_strength[0.0]:
         result["strength_note"] = (
-            f"adapting gains less than {SMALL_GAIN:g} AUC on the validation rows, which may be "
-            "chance"
+            "adapting gains no more on the validation rows than chance explains: the 95 % interval "
+            f"of the gain contains zero and ends below {SMALL_GAIN:g} AUC"
         )
     model.adaptation_strength = result["adaptation_strength"] = chosen
     return result

@@ -109,7 +109,7 @@ def markdown(result: dict[str, Any]) -> str:
 def _heading(result: Mapping[str, Any]) -> str:
     """The sentence above the table that says what its numbers are."""
     deviation = " (standard deviation)" if len(result["seeds"]) > 1 else ""
-    gain = ""
+    gain = f" (no gains: {result['reference']} is not among the rivals)"
     if any("gain" in row for row in result["results"]):
         gain = (
             f"; gain over {result['reference']} with its 95 % interval, paired by row and "
@@ -139,6 +139,8 @@ def _slices(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         values = [slice_auc(row, name) for name in columns]
         cells = ["" if value is None else f"{value:.4f}" for value in values]
         lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+    if any(slice_auc(row, name) is None for row in rows for name in columns):
+        lines += ["", "Empty: fewer than 30 tasks, or labels of one class."]
     return lines
 
 

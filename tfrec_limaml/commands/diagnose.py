@@ -128,7 +128,9 @@ def _render(result: dict[str, Any]) -> str:
             if s["deviation"] is not None:
                 spread = f"{s['deviation']:.2f} ({s['low']:.2f} to {s['high']:.2f})"
                 oracle = f"{s['oracle']:+.4f}"
-            gain = f"{s['history']:+.4f} ({s['history_low']:+.4f} to {s['history_high']:+.4f})"
+            gain = f"{s['history']:+.4f}"
+            if s["history_low"] is not None:
+                gain += f" ({s['history_low']:+.4f} to {s['history_high']:+.4f})"
             lines.append(f"  {s['source']:30} {spread:>26} {oracle:>13} {gain:>28}")
         lines += [f"  verdict: {definition['verdict']} - {_MEANING[definition['verdict']]}", ""]
     lines.append(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -171,7 +171,7 @@ class _BadRows:
             rows = table.filter(pa.array(invalid)).to_pylist()
             for line, row in zip(lines, rows, strict=True):
                 cells = {name: _with_escapes(cell) if cell else cell for name, cell in row.items()}
-                self._waiting.append(BadRow(int(line), NOT_UTF8, str(cells)))
+                self._waiting.append(BadRow(int(line), NOT_UTF8, _as_text(cells)))
         self._good_count += table.num_rows
         return table.filter(pa.array(~invalid)) if invalid.any() else table, self.take()
 
@@ -181,6 +181,10 @@ class _BadRows:
         good_rows_before = skipped - np.arange(len(skipped)) - 2
         rows = positions + self._good_count
         return rows + 2 + np.searchsorted(good_rows_before, rows, side="right")
+
+
+def _as_text(cells: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{name}: {'' if cell is None else cell}" for name, cell in cells.items())
 
 
 def _with_escapes(text: str) -> str:

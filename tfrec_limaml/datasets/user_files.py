@@ -14,7 +14,7 @@ import pyarrow as pa
 from tfrec_limaml.datasets import part_files, table_files
 from tfrec_limaml.datasets.conform import interaction_columns
 from tfrec_limaml.datasets.raw import RawData
-from tfrec_limaml.datasets.rows import BadRow, Rows
+from tfrec_limaml.datasets.rows import NOT_UTF8, BadRow, Rows
 from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.arrow_keys import simple_array
@@ -133,8 +133,16 @@ def _check_malformed(good_count: int, bad_rows: list[tuple[str, BadRow]], limit:
         path, first = min(bad_rows, key=lambda item: (item[0], item[1].line))
         raise SchemaError(
             f"cannot read {path}: {len(bad_rows)} of {rows} rows are malformed, first line "
-            f"{first.line} ({first.reason}): {first.text[:200]!r}"
+            f"{first.line} ({first.reason}): {_text(first)}"
         )
+
+
+def _text(row: BadRow) -> str:
+    text = row.text[:200]
+    if row.reason != NOT_UTF8:
+        return repr(text)
+    # Its bytes are escaped already.
+    return f"{' '.join(text.split())}; save the file as UTF-8"
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

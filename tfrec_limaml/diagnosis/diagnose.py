@@ -31,6 +31,7 @@ from tfrec_limaml.wording import counted
 
 #: Gains in AUC from which adaptation is worth the effort, and below which it is not.
 WORTH, SMALL = 0.005, 0.001
+_NO_INTERVAL = {"history_low": None, "history_high": None}
 
 
 def diagnose_definition(
@@ -51,7 +52,7 @@ def diagnose_definition(
         standard deviation between tasks in logits (``deviation`` with ``low`` and ``high``), the
         simulated gain in AUC of an ``oracle`` that knows every effect (these are None for ``all
         features``), and the measured one of effects estimated from each task's ``history``
-        (``history_low``, ``history_high``); and ``verdict``.
+        (``history_low``, ``history_high``; None with fewer than 30 tasks); and ``verdict``.
     """
     label, task = rows.label[rows.query], rows.task[rows.query]
     if len(np.unique(label)) < 2:
@@ -74,13 +75,14 @@ def diagnose_definition(
         sources.insert(1, _source("task x all features", gain))
     tested = np.unique(task)
     history = np.bincount(rows.task[~rows.query], minlength=int(task.max()) + 1)[tested]
+    enough = len(tested) >= MIN_TASKS
     return {
         "definition": definition,
         "tasks": len(tested),
         "rows": len(label),
         "median_history": float(np.median(history)),
-        "sources": sources,
-        "verdict": verdict(sources) if len(tested) >= MIN_TASKS else "cannot tell",
+        "sources": sources if enough else [{**each, **_NO_INTERVAL} for each in sources],
+        "verdict": verdict(sources) if enough else "cannot tell",
     }
 
 

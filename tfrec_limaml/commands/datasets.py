@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfrec_limaml.cli import Command
+from tfrec_limaml.commands.table_arguments import tables_from
 from tfrec_limaml.datasets.text_format import add_text_arguments, text_format
 from tfrec_limaml.errors import LimamlError
 
@@ -243,24 +244,15 @@ def _prepare_files(arguments: argparse.Namespace, settings: dict[str, Any]) -> d
         )
     if not (arguments.schema and arguments.interactions):
         raise LimamlError("your data need both --schema FILE and --interactions FILE")
+    tables = tables_from(arguments.table, "must look like users=users.csv")
     return datasets.prepare_own(
         arguments.schema,
         arguments.interactions,
         arguments.output,
-        tables=_tables(arguments.table),
+        tables={name: Path(os.path.expanduser(files[-1])) for name, files in tables.items()},
         text=text_format(arguments.delimiter, arguments.null_words),
         overwrite=arguments.overwrite,
     )
-
-
-def _tables(pairs: list[str]) -> dict[str, Path]:
-    tables = {}
-    for pair in pairs:
-        name, sign, file = pair.partition("=")
-        if not (name and sign and file):
-            raise LimamlError(f"--table must look like users=users.csv, received {pair!r}")
-        tables[name] = Path(os.path.expanduser(file))
-    return tables
 
 
 def _render(result: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from limaml_beam.commands.beam_flags import (
     report_paths,
 )
 from tfrec_limaml.cli import Command
+from tfrec_limaml.commands.table_arguments import tables_from
 from tfrec_limaml.datasets.text_format import add_text_arguments
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks.folder import EPISODE
@@ -195,7 +196,8 @@ def options_from(arguments: argparse.Namespace, without: Sequence[str] = ()) -> 
         values["tasks"] = tuple(name for text in values["tasks"] for name in text.split(","))
     if values.get("split_per_task") is not None:
         values["split_per_task"] = _shares(values["split_per_task"])
-    return PrepareOptions(**values, tables=_tables(arguments.table))
+    tables = tables_from(arguments.table, "needs NAME=PATTERN")
+    return PrepareOptions(**values, tables=tables)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -220,17 +222,6 @@ def _shares(text: str) -> tuple[float, float, float]:
             f"--split-per-task needs three numbers such as 0.6,0.2,0.2, received {text!r}"
         ) from error
     return train, validation, test
-
-
-def _tables(items: Sequence[str]) -> dict[str, list[str]]:
-    """Patterns by table from ``NAME=PATTERN``."""
-    tables: dict[str, list[str]] = {}
-    for item in items:
-        name, equals, pattern = item.partition("=")
-        if not (name and equals and pattern):
-            raise LimamlError(f"--table needs NAME=PATTERN, received {item!r}")
-        tables.setdefault(name, []).append(pattern)
-    return tables
 
 
 def render(card: dict[str, Any]) -> str:

@@ -38,7 +38,9 @@ from printing import print_result
 from limaml_beam.commands.beam_flags import quiet_beam
 from limaml_beam.generate_embeddings import record_batches
 from limaml_beam.generate_embeddings.adapter import load_packed
-from limaml_beam.generate_embeddings.job import EmbeddingJob, generate, use_options
+from limaml_beam.generate_embeddings.job import generate
+from limaml_beam.generate_embeddings.pipeline import EmbeddingJob
+from limaml_beam.io.pipeline_options import use_options
 from limaml_beam.io.tfrecords import frame_record
 from tfrec_limaml import export_for_serving
 from tfrec_limaml.manifest import Manifest

@@ -32,8 +32,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
-from arguments import positive
-from printing import print_result
+from command_line import positive, print_result
 
 from limaml_beam.commands.beam_flags import quiet_beam
 from limaml_beam.generate_embeddings import record_batches

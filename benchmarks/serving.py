@@ -42,8 +42,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import grpc
 import numpy as np
 import serving_world as world
-from arguments import positive
-from printing import print_result
+from command_line import positive, print_result
 from servers import redis_server
 from serving_world import timed
 

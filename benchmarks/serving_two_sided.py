@@ -25,8 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import numpy.typing as npt
 import serving_world as world
-from arguments import positive
-from printing import print_result
+from command_line import positive, print_result
 
 from limaml_serving import Ranker
 from tfrec_limaml.store import open_store

@@ -1,8 +1,11 @@
-"""Types of the benchmarks' arguments."""
+"""The benchmarks' arguments, and how they print their results."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
 
 
 def positive(text: str) -> int:
@@ -18,3 +21,9 @@ def up_to_half(text: str) -> float:
     if not 0.0 <= value <= 0.5:
         raise argparse.ArgumentTypeError(f"must lie between 0 and 0.5, received {text}")
     return value
+
+
+def print_result(result: Mapping[str, Any], as_json: bool) -> None:
+    """Prints one JSON object, or a line for each key."""
+    lines = (f"{key}: {value}" for key, value in result.items())
+    print(json.dumps(result, indent=2) if as_json else "\n".join(lines))

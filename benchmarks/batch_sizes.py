@@ -35,7 +35,7 @@ import keras
 import numpy as np
 import reference_work as work
 import tensorflow as tf
-from arguments import positive
+from command_line import positive
 from timers import StepTimer, repeated, seconds_of_fit
 from training import NAMES, QUERY, SUPPORT, choose_device, keras_fit_step, ours_fit_step
 

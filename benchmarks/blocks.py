@@ -24,7 +24,7 @@ import keras
 import numpy as np
 import reference_work as work
 import tensorflow as tf
-from arguments import positive
+from command_line import positive
 
 from tfrec_limaml import LiMAML, Vanilla, blocks
 

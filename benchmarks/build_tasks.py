@@ -31,7 +31,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from arguments import positive
+from command_line import positive
 
 from tfrec_limaml.schema.schema import Schema
 

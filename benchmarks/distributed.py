@@ -34,7 +34,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from arguments import positive
+from command_line import positive
 from servers import free_ports
 
 FILES = 8

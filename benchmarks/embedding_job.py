@@ -32,13 +32,14 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
-from arguments import positive
-from printing import print_result
+from command_line import positive, print_result
 
 from limaml_beam.commands.beam_flags import quiet_beam
 from limaml_beam.generate_embeddings import record_batches
 from limaml_beam.generate_embeddings.adapter import load_packed
-from limaml_beam.generate_embeddings.job import EmbeddingJob, generate, use_options
+from limaml_beam.generate_embeddings.job import generate
+from limaml_beam.generate_embeddings.pipeline import EmbeddingJob
+from limaml_beam.io.pipeline_options import use_options
 from limaml_beam.io.tfrecords import frame_record
 from tfrec_limaml import export_for_serving
 from tfrec_limaml.manifest import Manifest
@@ -77,9 +78,9 @@ def make_export(folder: Path) -> str:
     return f"{folder}/adapter/{manifest.model_version}"
 
 
-def make_records(tasks: int, seed: int = 7) -> list[bytes]:
+def make_records(tasks: int) -> list[bytes]:
     """Tasks of 1 to 24 samples."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(7)
     counts = random.integers(1, 25, tasks)
     ends = np.cumsum(counts)
     rows = int(ends[-1])

@@ -31,8 +31,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from arguments import positive
-from printing import print_result
+from command_line import positive, print_result
 from servers import redis_server
 from store import measure_overlay
 

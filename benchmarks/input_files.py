@@ -23,8 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import reference_work as work
 import tensorflow as tf
-from arguments import positive
-from printing import print_result
+from command_line import positive, print_result
 
 from tfrec_limaml import FeatureEncoder, task_dataset
 from tfrec_limaml.tasks.folder import shard_name

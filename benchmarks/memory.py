@@ -26,7 +26,7 @@ import sys
 import time
 from pathlib import Path
 
-from arguments import positive
+from command_line import positive
 
 STEPS, TASKS = (1, 2, 3, 5, 10), (32, 64, 128, 256, 512)
 BASE_STEPS, BASE_TASKS = 1, 128

@@ -30,7 +30,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-from arguments import positive
+from command_line import positive
 from training import choose_device
 
 from tfrec_limaml import TrainOptions, task_dataset, train

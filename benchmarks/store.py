@@ -17,8 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from arguments import positive
-from printing import print_result
+from command_line import positive, print_result
 from servers import redis_server
 
 from tfrec_limaml.store import EmbeddingStore, open_store

@@ -37,7 +37,7 @@ import keras
 import numpy as np
 import reference_work as work
 import tensorflow as tf
-from arguments import positive, up_to_half
+from command_line import positive, up_to_half
 from embedding_work import (
     EMBED_BATCH,
     EMBED_MAX,

@@ -19,11 +19,13 @@ from tfrec_limaml.manifest import (
 from tfrec_limaml.schema.schema import Feature, Schema
 
 WARMUP_FILE = f"{EXTRA_DIRECTORY}/tf_serving_warmup_requests"
+# Of a model in its own warm-up requests.
+_MODEL_NAME = "ranker"
 #: Numbers of candidates that are warmed up.
 BATCH_SIZES = (1, 10, 100, 500)
 
 
-def write_warmup(ranker_directory: Path, manifest: Manifest, model_name: str = "ranker") -> Path:
+def write_warmup(ranker_directory: Path, manifest: Manifest) -> Path:
     """Writes a warm-up request per signature and number of candidates; returns the file's path."""
     path = Path(ranker_directory) / WARMUP_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +33,7 @@ def write_warmup(ranker_directory: Path, manifest: Manifest, model_name: str = "
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature in (SERVING_SIGNATURE, RANK_SIGNATURE):
             for size in BATCH_SIZES:
-                request = _request(schema, manifest, model_name, signature, size)
+                request = _request(schema, manifest, signature, size)
                 log = prediction_log_pb2.PredictionLog(
                     predict_log=prediction_log_pb2.PredictLog(request=request)
                 )
@@ -40,11 +42,11 @@ def write_warmup(ranker_directory: Path, manifest: Manifest, model_name: str = "
 
 
 def _request(
-    schema: Schema, manifest: Manifest, model_name: str, signature: str, rows: int
+    schema: Schema, manifest: Manifest, signature: str, rows: int
 ) -> predict_pb2.PredictRequest:
     """A request in the shapes that clients send: for `rank` the member's columns have one row."""
     request = predict_pb2.PredictRequest()
-    request.model_spec.name = model_name
+    request.model_spec.name = _MODEL_NAME
     request.model_spec.signature_name = signature
     member_inputs = _member_inputs(schema, manifest) if signature == RANK_SIGNATURE else frozenset()
     arrays: dict[str, Any] = {

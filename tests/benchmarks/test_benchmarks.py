@@ -29,7 +29,7 @@ from tfrec_limaml.schema.schema import Feature
 
 #: Folders with own commands for helpers, not for measurements.
 HELPERS = {
-    *("arguments", "embedding_work", "printing", "reference_work", "servers", "serving_world"),
+    *("command_line", "embedding_work", "reference_work", "servers", "serving_world"),
     *("timers", "yardstick_worker"),
 }
 #: Benchmarks and the arguments that make them small.

@@ -241,14 +241,12 @@ def _prepare_files(arguments: argparse.Namespace, settings: dict[str, Any]) -> d
         )
     if not (arguments.schema and arguments.interactions):
         raise LimamlError("your data need both --schema FILE and --interactions FILE")
+    tables = tables_from(arguments.table, "must look like users=users.csv")
     return datasets.prepare_own(
         arguments.schema,
         arguments.interactions,
         arguments.output,
-        tables={
-            name: Path(os.path.expanduser(files[-1]))
-            for name, files in tables_from(arguments.table, "NAME=FILE").items()
-        },
+        tables={name: Path(os.path.expanduser(files[-1])) for name, files in tables.items()},
         text=text_format(arguments.delimiter, arguments.null_words),
         overwrite=arguments.overwrite,
     )

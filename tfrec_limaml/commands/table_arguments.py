@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from tfrec_limaml.errors import LimamlError
 
 
-def tables_from(items: Sequence[str], form: str) -> dict[str, list[str]]:
+def tables_from(items: Sequence[str], rule: str) -> dict[str, list[str]]:
     """The files of each table.
 
     Args:
         items: The values that were given, each a name, an equals sign and a file.
-        form: What they look like, for the message: ``NAME=FILE``.
+        rule: What the message says about the values: ``needs NAME=FILE``.
 
     Raises:
         LimamlError: One has no name, or no file.
@@ -21,8 +21,6 @@ def tables_from(items: Sequence[str], form: str) -> dict[str, list[str]]:
     for item in items:
         name, equals, file = item.partition("=")
         if not (name and equals and file):
-            raise LimamlError(
-                f"--table needs {form}, for example users=users.csv, received {item!r}"
-            )
+            raise LimamlError(f"--table {rule}, received {item!r}")
         tables.setdefault(name, []).append(file)
     return tables

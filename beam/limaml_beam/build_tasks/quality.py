@@ -56,11 +56,11 @@ def describe(
         shares["rows_per_day"] = sum(summary.rows) / days
         if settings.recent_only:
             shares["newest_row_age_days"] = (settings.test_start - max(last)) / DAY_MS
-            shares["rows_by_day"] = {_iso(day): rows for day, rows in summary.rows_by_day}
+            shares["rows_by_day"] = {_date_of(day): rows for day, rows in summary.rows_by_day}
     return shares
 
 
-def _iso(day: int) -> str:
+def _date_of(day: int) -> str:
     return (dt.date(1970, 1, 1) + dt.timedelta(day)).isoformat()
 
 

@@ -76,8 +76,8 @@ class SplitSummary:
             name: {
                 "rows": self.rows[i],
                 "label_rate": self.label_mean(i),
-                "first": _iso(self.first[i]),
-                "last": _iso(self.last[i]),
+                "first": _time_of(self.first[i]),
+                "last": _time_of(self.last[i]),
             }
             for i, name in enumerate(NAMES)
         }
@@ -128,7 +128,7 @@ def _sum_by_day(*parts: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], .
     return tuple(sorted(total.items()))
 
 
-def _iso(milliseconds: int | None) -> str | None:
+def _time_of(milliseconds: int | None) -> str | None:
     return (
         None
         if milliseconds is None

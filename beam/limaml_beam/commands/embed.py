@@ -106,9 +106,10 @@ def _embed(
 ) -> dict[str, Any]:
     from limaml_beam.generate_embeddings import job
     from limaml_beam.generate_embeddings.artefacts import newest_adapter, read_manifest
+    from limaml_beam.generate_embeddings.pipeline import EmbeddingJob
 
     adapter = newest_adapter(arguments.export)
-    settings = job.EmbeddingJob.from_options(
+    settings = EmbeddingJob.from_options(
         options,
         tasks=arguments.tasks,
         adapter=adapter,

@@ -201,7 +201,7 @@ def options_from(arguments: argparse.Namespace, without: Sequence[str] = ()) -> 
         values["tasks"] = tuple(name for text in values["tasks"] for name in text.split(","))
     if values.get("split_per_task") is not None:
         values["split_per_task"] = _shares(values["split_per_task"])
-    tables = tables_from(arguments.table, "NAME=PATTERN")
+    tables = tables_from(arguments.table, "needs NAME=PATTERN")
     return PrepareOptions(**values, tables=tables)
 
 

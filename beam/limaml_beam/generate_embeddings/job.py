@@ -43,16 +43,6 @@ from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.store import EmbeddingStore
 from tfrec_limaml.store.generation_rules import choose_identifier
 
-__all__ = [
-    "EmbeddingJob",
-    "GenerateEmbeddings",
-    "finish",
-    "generate",
-    "launch",
-    "new_generation_name",
-    "write_results",
-]
-
 #: Beside the embeddings of a launched job: its launch record.
 LAUNCH_FILE = "launch.json"
 

@@ -32,7 +32,8 @@ from limaml_beam.generate_embeddings.artefacts import (
     read_manifest,
     read_schema,
 )
-from limaml_beam.generate_embeddings.job import EmbeddingJob, generate, new_generation_name
+from limaml_beam.generate_embeddings.job import generate, new_generation_name
+from limaml_beam.generate_embeddings.pipeline import EmbeddingJob
 from limaml_beam.io import outcome
 from limaml_beam.io.folder_lock import UPDATE, exclusive
 from limaml_beam.refresh import checks, days

@@ -16,7 +16,7 @@ from java_options import QUICK_START
 from toys import toy_schema, toy_statistics, write_description, write_split
 from worker_pool import WorkerPool
 
-from limaml_beam.generate_embeddings.job import EmbeddingJob
+from limaml_beam.generate_embeddings.pipeline import EmbeddingJob
 from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP
 from tfrec_limaml.tasks.task_encoder import TaskEncoder

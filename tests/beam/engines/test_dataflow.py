@@ -26,7 +26,7 @@ from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.__main__ import main
 from limaml_beam.generate_embeddings.artefacts import read_manifest
-from limaml_beam.generate_embeddings.job import EmbeddingJob, GenerateEmbeddings, write_results
+from limaml_beam.generate_embeddings.pipeline import EmbeddingJob, GenerateEmbeddings, write_results
 
 IMAGE = "europe-docker.pkg.dev/project/limaml/worker:0.2.0"
 MOST_PICKLED_BYTES = 200_000

@@ -3,8 +3,9 @@
 import numpy as np
 
 from limaml_beam.generate_embeddings.adapter import LogCoder
-from limaml_beam.generate_embeddings.job import EmbeddingJob, generate
+from limaml_beam.generate_embeddings.job import generate
 from limaml_beam.generate_embeddings.packed_adapter import REFUSED, PackedAdapter
+from limaml_beam.generate_embeddings.pipeline import EmbeddingJob
 from limaml_beam.generate_embeddings.record_batches import pack
 from tfrec_limaml.manifest import ADAPTER_INPUT, ADAPTER_OUTPUTS
 

@@ -13,7 +13,8 @@ import pytest
 from toys import toy_schema, toy_statistics
 
 from limaml_beam.generate_embeddings import tables
-from limaml_beam.generate_embeddings.job import EmbeddingJob, generate
+from limaml_beam.generate_embeddings.job import generate
+from limaml_beam.generate_embeddings.pipeline import EmbeddingJob
 from limaml_beam.generate_embeddings.record_batches import batches_by_width
 from limaml_beam.io.tfrecords import frame_record
 from tfrec_limaml.schema.schema import Feature

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from limaml_beam.generate_embeddings import tables
-from limaml_beam.generate_embeddings.job import EmbeddingJob, generate
+from limaml_beam.generate_embeddings.job import generate
+from limaml_beam.generate_embeddings.pipeline import EmbeddingJob
 from limaml_beam.generate_embeddings.publish import publish
 from tfrec_limaml.errors import LimamlError, StoreError, VersionMismatchError
 from tfrec_limaml.manifest import Manifest

@@ -13,7 +13,8 @@ import pytest
 from toys import toy_schema, toy_statistics
 
 from limaml_beam.generate_embeddings import tables, transforms
-from limaml_beam.generate_embeddings.job import EmbeddingJob, generate
+from limaml_beam.generate_embeddings.job import generate
+from limaml_beam.generate_embeddings.pipeline import EmbeddingJob
 from limaml_beam.generate_embeddings.publish import publish
 from limaml_beam.io.tfrecords import frame_record
 from tfrec_limaml.manifest import Manifest

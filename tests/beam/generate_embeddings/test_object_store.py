@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from limaml_beam.generate_embeddings import tables
-from limaml_beam.generate_embeddings.job import EmbeddingJob, finish, generate, launch
+from limaml_beam.generate_embeddings.job import finish, generate, launch
+from limaml_beam.generate_embeddings.pipeline import EmbeddingJob
 from limaml_beam.generate_embeddings.publish import publish
 from limaml_beam.generate_embeddings.report import read_report
 from limaml_beam.io import staged_output

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tfrec_limaml import staging
+from tfrec_limaml.choices import check_at_least
 from tfrec_limaml.cli import Command, say
-from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.report.comparison_page import (
     gain_text,
     mean_of_seeds,
@@ -59,8 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Runs the comparison, writes its tables and returns its result."""
-    if args.seeds < 1:
-        raise LimamlError(f"--seeds must be at least 1, received {args.seeds}")
+    check_at_least("--seeds", args.seeds, 1)
     import_tensorflow()
     from tfrec_limaml.comparison.rivals import Data
     from tfrec_limaml.comparison.run import RIVALS, compare

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tfrec_limaml.choices import check_at_least
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
@@ -62,8 +63,7 @@ def _definitions_in(tasks: Path, schema: Schema) -> list[str]:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Runs ``limaml diagnose`` and returns its result."""
-    if args.epochs < 1:
-        raise LimamlError(f"--epochs must be at least 1, received {args.epochs}")
+    check_at_least("--epochs", args.epochs, 1)
     import_tensorflow()
     from tqdm import tqdm
 

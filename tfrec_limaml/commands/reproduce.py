@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tfrec_limaml import staging
+from tfrec_limaml.choices import check_at_least
 from tfrec_limaml.cli import Command, say
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
@@ -76,8 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Runs the tables; returns their results."""
-    if args.seeds < 1:
-        raise LimamlError(f"--seeds must be at least 1, received {args.seeds}")
+    check_at_least("--seeds", args.seeds, 1)
     if args.quick and args.dataset != "simulated":
         raise LimamlError(f"--quick runs on the simulated world, received {args.dataset!r}")
     import_tensorflow()

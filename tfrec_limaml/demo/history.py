@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tfrec_limaml.arrays import Array, Integers
 from tfrec_limaml.report.projection import favourite
 from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks import record_format
@@ -27,8 +27,8 @@ class History:
     """
 
     keys: tuple[str, ...]
-    splits: npt.NDArray[np.int64]
-    columns: Mapping[str, npt.NDArray[Any]]
+    splits: Integers
+    columns: Mapping[str, Array]
 
     def rows_of(self, task: int) -> range:
         """Positions of a task's rows."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfrec_limaml.arrays import Floats
 from tfrec_limaml.demo.history import History, kinds
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import ADAPTER_INPUT, META_EMBEDDING, SERVING_SIGNATURE, latest_version
@@ -100,9 +101,7 @@ def choose_scene(
     )
 
 
-def imagine_clicks(
-    scene: Scene, scores: npt.NDArray[np.float64]
-) -> tuple[list[dict[str, Any]], list[str]]:
+def imagine_clicks(scene: Scene, scores: Floats) -> tuple[list[dict[str, Any]], list[str]]:
     """Simulates a change of taste.
 
     The member clicks items of a kind that now ranks low, and ignores the kind that ranks first.

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tfrec_limaml.arrays import Array, Integers
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.record_format import (
     LABEL,
@@ -29,9 +29,8 @@ from tfrec_limaml.wire_format import LONGEST, varint, varints
 _FIELD_1, _FIELD_2 = b"\x0a", b"\x12"
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = b"\x0a", b"\x12", b"\x1a"
 
-Integers = npt.NDArray[np.int64]
 #: Values of a column: plain Python, NumPy, or Arrow.
-Column: TypeAlias = Sequence[Any] | npt.NDArray[Any] | pa.Array | pa.ChunkedArray
+Column: TypeAlias = Sequence[Any] | Array | pa.Array | pa.ChunkedArray
 #: A column's cells as bytes, one after another, and where each begins (one more entry than cells).
 _Cells: TypeAlias = tuple[pa.Buffer, Integers]
 _CACHED = 2**16  # cached first bytes of fields: sizes repeat from task to task
@@ -244,7 +243,7 @@ _CELL_ENCODERS: dict[str, Callable[[Any], _Cells]] = {
 }
 
 
-def _matrix(column: Column, dtype: str) -> npt.NDArray[Any]:
+def _matrix(column: Column, dtype: str) -> Array:
     """Numbers of any column as ``[n, width]``."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfrec_limaml.arrays import Floats
-from tfrec_limaml.demo.history import History, kinds
+from tfrec_limaml.demo.history import SplitRows, kinds
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import ADAPTER_INPUT, META_EMBEDDING, SERVING_SIGNATURE, latest_version
 from tfrec_limaml.schema.schema import Feature, Schema
@@ -65,7 +65,7 @@ def _items(
 
 
 def choose_scene(
-    schema: Schema, recent: History, test: History, kind: Feature, name_columns: Sequence[str]
+    schema: Schema, recent: SplitRows, test: SplitRows, kind: Feature, name_columns: Sequence[str]
 ) -> Scene:
     """A member with a few interactions, and candidates drawn from the items of the test period.
 

@@ -30,12 +30,19 @@ def check_choice(
     return value
 
 
-def check_at_least(options: Any, bounds: Mapping[str, float]) -> None:
-    """Raises `LimamlError` for a number below its bound, infinite or NaN; None means not set."""
+def check_at_least(name: str, value: float, bound: float) -> None:
+    """Raises `LimamlError` if a number is below its bound, infinite or NaN."""
+    if not bound <= value < math.inf:
+        raise LimamlError(f"{name} must be at least {bound}, received {value}")
+
+
+def check_fields_at_least(options: Any, bounds: Mapping[str, float]) -> None:
+    """Raises `LimamlError` for a field below its bound, infinite or NaN; None means not set."""
     for name, bound in bounds.items():
         value = getattr(options, name)
-        if value is not None and not bound <= value < math.inf:
-            raise LimamlError(f"{name} must be at least {bound}, received {value}")
+        if value is None:
+            continue
+        check_at_least(name, value, bound)
         annotation = str(type(options).__dataclass_fields__[name].type)  # "int | None", for example
-        if value is not None and "float" not in annotation and int(value) != value:
+        if "float" not in annotation and int(value) != value:
             raise LimamlError(f"{name} must be a whole number, received {value}")

@@ -19,7 +19,7 @@ from tfrec_limaml.errors import LimamlError
 Weights = list[Any]
 
 
-class Adaptation(NamedTuple):
+class Adapted(NamedTuple):
     """Result of `adapt`.
 
     Attributes:
@@ -38,7 +38,7 @@ def adapt(
     learning_rates: float | Sequence[tf.Tensor | float],
     second_order_steps: int | None = None,
     step_scale: tf.Tensor | None = None,
-) -> Adaptation:
+) -> Adapted:
     """Takes `steps` steps of gradient descent from `weights`.
 
     Args:
@@ -90,7 +90,7 @@ def adapt(
             _descend(w, g, rate, exact)
             for w, g, rate in zip(weights, gradients, rates, strict=True)
         ]
-    return Adaptation(weights, losses)
+    return Adapted(weights, losses)
 
 
 def _check_weights(weights: Weights, steps: int) -> None:

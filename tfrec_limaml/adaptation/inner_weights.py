@@ -19,6 +19,7 @@ gradient is the gradient per task.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -96,8 +97,7 @@ class DualKernel:
         ``[T, S, out]``. A step that is not `exact` is of first order: an outer tape does not record
         it.
         """
-        result = DualKernel.__new__(DualKernel)
-        result.__dict__.update(self.__dict__)
+        result = copy.copy(self)
         step = gradient * learning_rate
         result._coefficients = {
             **self._coefficients,
@@ -159,8 +159,7 @@ class LowRankKernel:
         `gradient` is the placeholder's. A step that is not `exact` is of first order: an outer tape
         does not record it.
         """
-        result = LowRankKernel.__new__(LowRankKernel)
-        result.__dict__.update(self.__dict__)
+        result = copy.copy(self)
         if self._support_inputs:
             (rows,) = self._support_inputs
             term = (rows if exact else tf.stop_gradient(rows), -gradient * learning_rate)
@@ -170,8 +169,7 @@ class LowRankKernel:
 
     def without_placeholder(self) -> LowRankKernel:
         """The kernel for any rows, without placeholder."""
-        result = LowRankKernel.__new__(LowRankKernel)
-        result.__dict__.update(self.__dict__)
+        result = copy.copy(self)
         result._support_inputs = None
         return result
 

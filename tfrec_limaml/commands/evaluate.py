@@ -11,7 +11,7 @@ from typing import Any
 
 from tfrec_limaml import staging
 from tfrec_limaml.cli import Command
-from tfrec_limaml.commands.evaluate_text import render
+from tfrec_limaml.commands.evaluate_text import form_of, render
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.finite_json import without_nan
 from tfrec_limaml.tensorflow_setup import import_tensorflow
@@ -159,8 +159,8 @@ def warnings_of(results: list[dict[str, Any]]) -> list[str]:
     reference = results[0]
     texts: list[str] = []
     for row in results[1:]:
-        form = "as served" if row.get("served") else "un-adapted" if not row["fine_tune"] else None
-        if form is None or row["algorithm"] == reference["algorithm"]:
+        form = form_of(row)
+        if form not in ("as served", "un-adapted") or row["algorithm"] == reference["algorithm"]:
             continue
         loss = reference["auc"] - row["auc"]
         if loss > WORSE:

@@ -20,7 +20,7 @@ def render(result: dict[str, Any]) -> str:
         f"{'log loss':>9} {'calibr.':>8} {'task AUC':>9}"
     )
     for row in result["results"]:
-        adaptation = {"fine-tuned": "yes", "un-adapted": "no"}.get(_form(row), _form(row))
+        adaptation = {"fine-tuned": "yes", "un-adapted": "no"}.get(form_of(row), form_of(row))
         lines.append(
             f"{row['algorithm']:10} {adaptation:>15} {_number(row['auc']):>8} {_interval(row):>17} "
             f"{_gain(row):>28} {_number(row['log_loss']):>9} "
@@ -45,13 +45,13 @@ def _slices(result: dict[str, Any], gain_title: str) -> list[str]:
     """The lines of the best row's slices and cohorts."""
     best = max(result["results"], key=lambda row: row["auc"] or 0.0)
     return [
-        *("", f"AUC of {best['algorithm']}, {_form(best)}, by samples of history and by cohort"),
+        *("", f"AUC of {best['algorithm']}, {form_of(best)}, by samples of history and by cohort"),
         f"  {'':44} {'AUC':>8} {'95 % interval':>17} {gain_title:>28}",
         *(_part(part) for part in (*best["slices"], *best["cohorts"])),
     ]
 
 
-def _form(row: dict[str, Any]) -> str:
+def form_of(row: dict[str, Any]) -> str:
     """Text for the weights that a row was scored with."""
     if "side" in row:
         return f"{row['side'][:9]} alone"

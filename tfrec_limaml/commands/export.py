@@ -10,8 +10,16 @@ from typing import Any
 from tfrec_limaml.choices import POOLINGS
 from tfrec_limaml.cli import Command
 from tfrec_limaml.commands.arguments import output_folder
+from tfrec_limaml.commands.evaluate_text import form_of
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
+
+#: Names of the AUCs in the manifest, by the weights that rows were scored with.
+_AUC_NAMES = {
+    "un-adapted": "auc_unadapted",
+    "fine-tuned": "auc_fine_tuned",
+    "as served": "auc_as_served",
+}
 
 _DESCRIPTION = """\
 Writes EXPORT/ranker/<version> (for TensorFlow Serving) and EXPORT/adapter/<version> (for the
@@ -112,13 +120,7 @@ def _metrics(model: Path) -> dict[str, Any]:
         return {}
     evaluation = json.loads(path.read_text(encoding="utf-8"))
     rows = [r for r in evaluation["results"] if r["algorithm"] == "limaml" and "side" not in r]
-    return {"split": evaluation["split"], **{f"auc_{_form(row)}": row["auc"] for row in rows}}
-
-
-def _form(row: dict[str, Any]) -> str:
-    if not row["fine_tune"]:
-        return "unadapted"
-    return "as_served" if row.get("served") else "fine_tuned"
+    return {"split": evaluation["split"], **{_AUC_NAMES[form_of(row)]: row["auc"] for row in rows}}
 
 
 COMMAND = Command(

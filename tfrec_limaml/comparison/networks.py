@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfrec_limaml.comparison.rivals import Data, Outcome, Rival, Scores
+from tfrec_limaml.arrays import Floats
+from tfrec_limaml.comparison.rivals import Data, Outcome, Rival
 from tfrec_limaml.comparison.rows import Rows
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import served_rows
@@ -45,7 +46,7 @@ def scores(
     adapted: bool,
     in_place: bool = False,
     batch: int = _BATCH,
-) -> Scores:
+) -> Floats:
     """Probabilities of a split's rows in the order of the files; see `network`."""
     dataset = task_dataset(
         data.pattern(split), model.encoder, batch, with_keys=True, in_order=False, by_rows=True
@@ -58,7 +59,7 @@ def scores(
     return in_order_of(getattr(data, split), rows, split)
 
 
-def in_order_of(table: Rows, scored: Mapping[str, Any], split: str) -> Scores:
+def in_order_of(table: Rows, scored: Mapping[str, Any], split: str) -> Floats:
     """The probabilities of scored rows, in the order of the table.
 
     Raises:
@@ -67,7 +68,7 @@ def in_order_of(table: Rows, scored: Mapping[str, Any], split: str) -> Scores:
     if len(scored["label"]) == len(table.label):
         order = table.order_of(scored["task_key"])
         if np.array_equal(scored["label"][order], table.label):
-            probability: Scores = scored["probability"][order].astype(np.float64)
+            probability: Floats = scored["probability"][order].astype(np.float64)
             return probability
     raise LimamlError(f"the network scored other {split} rows than the table holds")
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfrec_limaml.arrays import Array, Floats, Integers
 from tfrec_limaml.comparison.networks import scores
 from tfrec_limaml.comparison.rivals import Data, Outcome
 from tfrec_limaml.comparison.rows import Rows, dense
@@ -21,8 +22,6 @@ from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.models import TaskModel
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.train import train
-
-Array = npt.NDArray[np.float64]
 
 #: Candidate L2 penalties of the coefficients, and then of the intercept (infinite: none); the best
 #: by validation AUC are kept.
@@ -51,7 +50,7 @@ def glmix(data: Data, seed: int) -> Outcome:
 
 
 def random_effects(
-    rows: Mapping[str, Rows], logits: Mapping[str, Array], inputs: Mapping[str, Array]
+    rows: Mapping[str, Rows], logits: Mapping[str, Floats], inputs: Mapping[str, Floats]
 ) -> Outcome:
     """Random effects of each task on a global score, under the best penalties on validation rows.
 
@@ -83,7 +82,7 @@ def random_effects(
     )
 
 
-def with_intercept(inputs: Array, penalty: float, intercept_penalty: float) -> Array:
+def with_intercept(inputs: Floats, penalty: float, intercept_penalty: float) -> Floats:
     """The inputs with a constant for the intercept, ``[n, F + 1]``.
 
     Its coefficient under `penalty` has the prior of an intercept under `intercept_penalty`.
@@ -93,8 +92,8 @@ def with_intercept(inputs: Array, penalty: float, intercept_penalty: float) -> A
 
 
 def fit_task(
-    inputs: Array, label: Array, offset: Array, penalty: float, weight: Array | None = None
-) -> Array:
+    inputs: Floats, label: Floats, offset: Floats, penalty: float, weight: Floats | None = None
+) -> Floats:
     """Coefficients ``[F]`` of one task, by Newton's method in its dual form.
 
     The dual form is smaller if there are fewer rows than features. A step that raises the objective
@@ -111,7 +110,7 @@ def fit_task(
     gram = inputs @ inputs.T
     dual = np.zeros(len(label))
 
-    def objective(dual: Array) -> float:
+    def objective(dual: Floats) -> float:
         effect = gram @ dual / penalty
         logit = offset + effect
         loss = float(weight @ (np.logaddexp(0, logit) - label * logit))
@@ -129,13 +128,13 @@ def fit_task(
         gained, dual, value = value - lower, dual + scale * step, lower
         if gained < 1e-9 * (1 + abs(value)):  # this step has made the rest quadratically small
             break
-    coefficients: Array = inputs.T @ dual / penalty
+    coefficients: Floats = inputs.T @ dual / penalty
     return coefficients
 
 
 def _newton_step(
-    gram: Array, dual: Array, label: Array, offset: Array, penalty: float, weight: Array
-) -> Array:
+    gram: Floats, dual: Floats, label: Floats, offset: Floats, penalty: float, weight: Floats
+) -> Floats:
     """The change of the dual ``[n]`` to the minimum of the objective's quadratic form."""
     effect = gram @ dual / penalty
     probability = sigmoid(offset + effect)
@@ -143,7 +142,7 @@ def _newton_step(
     target = curvature * effect + weight * (label - probability)
     root = np.sqrt(curvature)
     matrix = np.eye(len(label)) + root[:, None] * gram * root / penalty
-    step: Array = target - root * np.linalg.solve(matrix, root * (gram @ target)) / penalty - dual
+    step: Floats = target - root * np.linalg.solve(matrix, root * (gram @ target)) / penalty - dual
     return step
 
 
@@ -151,10 +150,10 @@ def _adapted(
     rows: Mapping[str, Rows],
     earlier: tuple[str, ...],
     later: str,
-    logits: Mapping[str, Array],
-    inputs: Mapping[str, Array],
+    logits: Mapping[str, Floats],
+    inputs: Mapping[str, Floats],
     penalties: tuple[float, float],
-) -> Array:
+) -> Floats:
     """Logits of the later rows with random effects estimated on the earlier ones.
 
     `penalties` are those of the coefficients and of the intercept.
@@ -181,14 +180,14 @@ def _adapted(
     return result
 
 
-def _rows_by_key(keys: npt.NDArray[Any]) -> dict[Any, npt.NDArray[np.int64]]:
+def _rows_by_key(keys: Array) -> dict[Any, Integers]:
     """The rows of each key."""
     order = np.argsort(keys, kind="stable")
     distinct, starts = np.unique(keys[order], return_index=True)
     return dict(zip(distinct, np.split(order, starts[1:]), strict=True))
 
 
-def _train_scores(model: TaskModel, data: Data) -> Array:
+def _train_scores(model: TaskModel, data: Data) -> Floats:
     """The network's probabilities of the training rows, in the order of the files."""
     parts = []
     step = 65_536
@@ -198,10 +197,10 @@ def _train_scores(model: TaskModel, data: Data) -> Array:
     return np.concatenate(parts).astype(np.float64)
 
 
-def _logit(probability: Array) -> Array:
+def _logit(probability: Floats) -> Floats:
     clipped = np.clip(probability, 1e-7, 1 - 1e-7)
     return np.log(clipped) - np.log1p(-clipped)
 
 
-def _moments(values: npt.NDArray[np.float32]) -> tuple[Array, Array]:
+def _moments(values: npt.NDArray[np.float32]) -> tuple[Floats, Floats]:
     return values.mean(0, dtype=np.float64), np.maximum(values.std(0, dtype=np.float64), 0.05)

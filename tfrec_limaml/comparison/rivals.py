@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tfrec_limaml.arrays import Floats
 from tfrec_limaml.comparison.rows import Rows, dense, read_rows
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.metrics import auc
@@ -22,8 +22,6 @@ from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.folder import episodes_in
 from tfrec_limaml.tasks.record_files import record_files
 from tfrec_limaml.training.recipes import load_encoder, split_pattern
-
-Scores = npt.NDArray[np.float64]
 
 #: Number of pseudo-rows that smooth a task's label rate towards the mean.
 SMOOTHING = 10.0
@@ -113,9 +111,9 @@ class Outcome:
         served_form: False if the adaptation cannot be stored and served.
     """
 
-    served: Scores
+    served: Floats
     val_auc: float
-    unadapted: Scores | None = None
+    unadapted: Floats | None = None
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     served_form: bool = True
 
@@ -179,7 +177,7 @@ def _digest(patterns: Sequence[str]) -> str:
     return result.hexdigest()[:16]
 
 
-def _rates(earlier: tuple[Rows, ...], later: Rows) -> Scores:
+def _rates(earlier: tuple[Rows, ...], later: Rows) -> Floats:
     label = np.concatenate([rows.label for rows in earlier])
     keys = np.concatenate([rows.task_key for rows in earlier])
     weight = np.concatenate([rows.weight for rows in earlier])
@@ -188,5 +186,5 @@ def _rates(earlier: tuple[Rows, ...], later: Rows) -> Scores:
     mean = np.average(label, weights=weight)
     rates = (total + SMOOTHING * mean) / (count + SMOOTHING)
     positions = np.minimum(np.searchsorted(distinct_keys, later.task_key), len(distinct_keys) - 1)
-    smoothed: Scores = np.where(distinct_keys[positions] == later.task_key, rates[positions], mean)
+    smoothed: Floats = np.where(distinct_keys[positions] == later.task_key, rates[positions], mean)
     return smoothed

@@ -13,14 +13,13 @@ import pandas as pd
 import pyarrow as pa
 import tensorflow as tf
 
+from tfrec_limaml.arrays import Array, Integers
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.parsing import parse_tasks
 from tfrec_limaml.tasks.record_files import read_records, record_files
-
-Array = npt.NDArray[Any]
 
 #: Reason for which a rival without IDs cannot run.
 NO_FEATURE = "the schema has no feature besides IDs"
@@ -49,7 +48,7 @@ class Rows:
     last_seen: Array
     columns: dict[str, Array]
 
-    def order_of(self, task_key: Array) -> npt.NDArray[np.int64]:
+    def order_of(self, task_key: Array) -> Integers:
         """The order that brings the same rows, read task by task in another order, into this one.
 
         Args:

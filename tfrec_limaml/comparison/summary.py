@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tfrec_limaml.arrays import Array
 from tfrec_limaml.comparison.rows import Rows
 from tfrec_limaml.evaluation.cohorts import history_slices
 from tfrec_limaml.evaluation.evaluate import MIN_TASKS
@@ -21,8 +21,6 @@ from tfrec_limaml.evaluation.metrics import (
     log_loss,
     ndcg,
 )
-
-Array = npt.NDArray[Any]
 
 #: A run whose log loss is this many times that of the mean label has diverged.
 DIVERGED = 2.0

@@ -12,11 +12,11 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tfrec_limaml.arrays import Mask
 from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.schema import arrow_keys, column_values, task_keys
 from tfrec_limaml.schema.column_numbers import as_integers, as_numbers
@@ -24,7 +24,6 @@ from tfrec_limaml.schema.column_times import as_milliseconds
 from tfrec_limaml.schema.schema import Feature
 
 Converted = tuple[pd.Series, Counter[str]]
-Mask = npt.NDArray[np.bool_]
 
 
 def arrow(series: pd.Series) -> pa.Array:

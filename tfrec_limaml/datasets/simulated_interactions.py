@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from tfrec_limaml.arrays import Array
 from tfrec_limaml.datasets.simulated_schema import (
     TOPICS,
     TYPES,
 )
 from tfrec_limaml.datasets.simulated_world import (
-    Array,
     World,
     make_world,
     standardise,
@@ -81,9 +79,7 @@ def _with_visible_effects(
     )
 
 
-def _awake_visits(
-    rng: np.random.Generator, world: World, days: int
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _awake_visits(rng: np.random.Generator, world: World, days: int) -> tuple[Array, Array]:
     """Member and time, in days, of each visit in time order; silent members have no visits."""
     member = _visits(rng, len(world.profile))
     moment = rng.uniform(world.first_day[member], days)

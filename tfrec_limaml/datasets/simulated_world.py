@@ -20,12 +20,11 @@ Activity follows Zipf's law; some members are cold (first seen in the test perio
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from tfrec_limaml.arrays import Array
 from tfrec_limaml.datasets.simulated_schema import (
     COUNTRIES,
     INDUSTRIES,
@@ -33,8 +32,6 @@ from tfrec_limaml.datasets.simulated_schema import (
     TOPICS,
     TYPES,
 )
-
-Array = npt.NDArray[Any]
 
 LATENT = 3
 

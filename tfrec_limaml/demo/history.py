@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tfrec_limaml.arrays import Array, Integers
 from tfrec_limaml.report.projection import favourite
 from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks import record_format
@@ -17,7 +17,7 @@ from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class History:
+class SplitRows:
     """All rows of one split, task after task.
 
     Attributes:
@@ -27,8 +27,8 @@ class History:
     """
 
     keys: tuple[str, ...]
-    splits: npt.NDArray[np.int64]
-    columns: Mapping[str, npt.NDArray[Any]]
+    splits: Integers
+    columns: Mapping[str, Array]
 
     def rows_of(self, task: int) -> range:
         """Positions of a task's rows."""
@@ -39,7 +39,7 @@ class History:
         return {name: _python_value(values[position]) for name, values in self.columns.items()}
 
 
-def read_history(tasks: Path, schema: Schema, split: str) -> History:
+def read_history(tasks: Path, schema: Schema, split: str) -> SplitRows:
     """Reads one split of the schema's first task definition."""
     import_tensorflow(keras=False)
     import tensorflow as tf
@@ -51,7 +51,7 @@ def read_history(tasks: Path, schema: Schema, split: str) -> History:
     serialized = list(read_records(split_files(tasks, None, split, schema)))
     parsed = parse_tasks(tf.stack(serialized), schema)
     columns = {name: value.numpy() for name, value in parsed.columns.items()}
-    return History(
+    return SplitRows(
         keys=tuple(key.decode() for key in parsed.task_key.numpy()),
         splits=parsed.splits.numpy(),
         columns=columns,
@@ -65,7 +65,7 @@ def kinds(row: Mapping[str, Any], feature: Feature) -> list[str]:
     return [value for value in values if value]
 
 
-def likes(history: History, feature: Feature) -> list[str]:
+def likes(history: SplitRows, feature: Feature) -> list[str]:
     """Each task's most clicked kind, ``[T]``."""
     clicked = history.columns[record_format.LABEL] > 0.5
     values = history.columns[feature.name]

@@ -110,7 +110,7 @@ def run_demo(
 
 
 def _member_story(
-    workspace: Workspace, schema: Schema, recent: history.History, words: DemoData
+    workspace: Workspace, schema: Schema, recent: history.SplitRows, words: DemoData
 ) -> MemberStory:
     """Ranks the candidates without an embedding, with the published one, and after a few clicks."""
     kind = next(f for f in schema.all_features if f.name == words.kind)
@@ -247,7 +247,7 @@ def _report(
     words: DemoData,
     workspace: Workspace,
     schema: Schema,
-    recent: history.History,
+    recent: history.SplitRows,
     member_story: MemberStory,
     result: dict[str, Any],
 ) -> Report:

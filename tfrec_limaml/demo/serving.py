@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tfrec_limaml.arrays import Floats
 from tfrec_limaml.errors import LimamlError
 
 #: How this interpreter runs `limaml`.
@@ -24,7 +24,7 @@ LIMAML = (sys.executable, "-m", "tfrec_limaml")
 _START_SECONDS, _STOP_SECONDS, _ANSWER_SECONDS = 120, 30, 120
 
 #: Ranks a request; see `ranking`.
-Rank = Callable[[Mapping[str, Any]], tuple[npt.NDArray[np.float64], bool]]
+Rank = Callable[[Mapping[str, Any]], tuple[Floats, bool]]
 
 
 @contextlib.contextmanager
@@ -107,7 +107,7 @@ def ranking(target: str, export: Path, store: str, log: Path) -> Iterator[Rank]:
     reader = threading.Thread(target=_pass_on, args=(process.stdout, answers), daemon=True)
     reader.start()
 
-    def rank(request: Mapping[str, Any]) -> tuple[npt.NDArray[np.float64], bool]:
+    def rank(request: Mapping[str, Any]) -> tuple[Floats, bool]:
         try:
             requests.write(json.dumps(request) + "\n")
             requests.flush()

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfrec_limaml.demo.history import History, kinds
+from tfrec_limaml.arrays import Floats
+from tfrec_limaml.demo.history import SplitRows, kinds
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import ADAPTER_INPUT, META_EMBEDDING, SERVING_SIGNATURE, latest_version
 from tfrec_limaml.schema.schema import Feature, Schema
@@ -89,7 +90,7 @@ def _items(
 
 
 def choose_scene(
-    schema: Schema, recent: History, test: History, kind: Feature, name_columns: Sequence[str]
+    schema: Schema, recent: SplitRows, test: SplitRows, kind: Feature, name_columns: Sequence[str]
 ) -> Scene:
     """A member with a few interactions, and candidates drawn from the items of the test period.
 
@@ -129,9 +130,7 @@ def _words(name: Iterable[Any]) -> str:
     return " ".join(str(part) for part in dict.fromkeys(name))
 
 
-def imagine_clicks(
-    scene: Scene, scores: npt.NDArray[np.float64]
-) -> tuple[list[dict[str, Any]], list[Reaction]]:
+def imagine_clicks(scene: Scene, scores: Floats) -> tuple[list[dict[str, Any]], list[Reaction]]:
     """Simulates a change of taste.
 
     The member clicks items of a kind that now ranks low, those at the end of the list first, and

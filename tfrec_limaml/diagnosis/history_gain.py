@@ -15,15 +15,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tfrec_limaml.arrays import Array
 from tfrec_limaml.diagnosis.random_intercept import sigmoid
 from tfrec_limaml.evaluation.metrics import Interval, auc_difference
-
-Array = npt.NDArray[Any]
 
 #: Candidate prior deviations of effects, in logits.
 DEVIATIONS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)

@@ -12,12 +12,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from tfrec_limaml.arrays import Array
 
 #: Largest deviation considered, in logits.
 MAX_DEVIATION = 3.0

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
+from tfrec_limaml.arrays import Array
 from tfrec_limaml.diagnosis.history_gain import Rows
 from tfrec_limaml.diagnosis.random_intercept import recalibrate
 from tfrec_limaml.models import TaskModel
@@ -17,8 +16,6 @@ from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.parsing import encode_rows, parse_tasks, task_of_rows
 from tfrec_limaml.tasks.record_files import read_records
-
-Array = npt.NDArray[Any]
 
 #: Maximum number of scored rows per task, and in total, that the likelihood uses.
 ROWS_PER_TASK, MAX_ROWS = 40, 20_000

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
+from tfrec_limaml.arrays import Array
 from tfrec_limaml.features import OTHER_ROW, SIDE, subtask_feature
 from tfrec_limaml.models import JointLiMAML, LiMAML, TaskModel
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
@@ -17,7 +17,7 @@ from tfrec_limaml.models.outer_step import Samples
 from tfrec_limaml.models.task_model import TaskBatch
 from tfrec_limaml.wording import counted
 
-Rows = dict[str, npt.NDArray[Any]]
+Rows = dict[str, Array]
 _SIDE = "side:"
 
 

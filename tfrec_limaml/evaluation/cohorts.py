@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
+from tfrec_limaml.arrays import Array
 from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.record_files import read_records
 
-Array = npt.NDArray[Any]
 Rows = Mapping[str, Array]
 
 #: Lower bounds of the slices by samples in the support set.

@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tfrec_limaml.arrays import Array
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.evaluation.cohorts import HISTORY_BOUNDS, cohorts, history_slices
+from tfrec_limaml.evaluation.cohorts import HISTORY_BOUNDS, Rows, cohorts, history_slices
 from tfrec_limaml.evaluation.metrics import (
     auc,
     auc_difference,
@@ -20,8 +20,6 @@ from tfrec_limaml.evaluation.metrics import (
     log_loss,
     per_task_auc,
 )
-
-Rows = Mapping[str, npt.NDArray[Any]]
 
 #: Slices with fewer tasks get a note: their metrics are noisy.
 MIN_TASKS = 30
@@ -45,7 +43,7 @@ def measure(
     rows: Rows,
     bounds: Sequence[int] = HISTORY_BOUNDS,
     *,
-    reference: npt.NDArray[Any] | None = None,
+    reference: Array | None = None,
     trained_keys: Collection[bytes] | None = None,
     dormant_days: float = 7.0,
 ) -> dict[str, Any]:
@@ -82,7 +80,7 @@ def measure(
     for text in uninformative(result):
         warnings.warn(text, Uninformative, stacklevel=2)
 
-    def part(name: str, mask: npt.NDArray[Any]) -> dict[str, Any]:
+    def part(name: str, mask: Array) -> dict[str, Any]:
         return {
             "slice": name,
             **_measure_rows({column: values[mask] for column, values in columns.items()}),

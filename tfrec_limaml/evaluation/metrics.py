@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from tfrec_limaml.arrays import Array
 from tfrec_limaml.errors import LimamlError
-
-Array = npt.NDArray[Any]
 
 Z_95 = 1.96
 

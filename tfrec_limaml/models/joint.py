@@ -14,11 +14,11 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import OTHER_OFFSET, OTHER_ROW, SIDE, Features
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.limaml import LiMAML
+from tfrec_limaml.models.model_attributes import Untracked
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.row_encoding import EncodedRows
 from tfrec_limaml.models.task_batches import is_task_batch
 from tfrec_limaml.models.task_embeddings import TaskEmbeddings
-from tfrec_limaml.models.untracked import Untracked
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")

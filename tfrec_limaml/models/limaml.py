@@ -20,10 +20,10 @@ from tfrec_limaml.choices import ADAPTATIONS, POOLINGS, Adaptation, Pooling, che
 from tfrec_limaml.features import Features, zero_row
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.closed_form import solve_offsets
+from tfrec_limaml.models.model_attributes import TracedSetting
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.row_encoding import EncodedRows, EncodesRows
 from tfrec_limaml.models.task_embeddings import TaskEmbeddings, subtask_embeddings
-from tfrec_limaml.models.traced_setting import TracedSetting
 
 #: The logarithm of the prior precision is learned at this multiple of the outer learning rate.
 PRECISION_RATE = 10.0

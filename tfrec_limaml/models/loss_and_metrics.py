@@ -16,9 +16,9 @@ from tfrec_limaml.adaptation.losses import (
 )
 from tfrec_limaml.keras_internals import take_gradients_as_summed
 from tfrec_limaml.models.logit_auc import LogitAUC
+from tfrec_limaml.models.model_attributes import Untracked
 from tfrec_limaml.models.outer_step import Samples
 from tfrec_limaml.models.task_loops import TaskLoops
-from tfrec_limaml.models.untracked import Untracked
 
 
 class LossAndMetrics(TaskLoops):

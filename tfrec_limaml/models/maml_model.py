@@ -9,9 +9,9 @@ import keras
 import tensorflow as tf
 
 from tfrec_limaml.choices import SUPPORT_REDUCTIONS, SupportReduction, check_choice
+from tfrec_limaml.models.model_attributes import TracedSetting, count, number
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.task_model import TaskModel
-from tfrec_limaml.models.traced_setting import TracedSetting, count, number
 
 #: Initial `kappa`: the number of support rows at which a shrunk step is half of the full one.
 KAPPA = 5.0

@@ -15,9 +15,8 @@ from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock, check_blocks
 from tfrec_limaml.choices import AVERAGINGS, Averaging, check_choice
 from tfrec_limaml.features import Features
 from tfrec_limaml.models.loss_and_metrics import LossAndMetrics
+from tfrec_limaml.models.model_attributes import TracedSetting, Untracked, count, number
 from tfrec_limaml.models.network import RecommenderNetwork
-from tfrec_limaml.models.traced_setting import TracedSetting, count, number
-from tfrec_limaml.models.untracked import Untracked
 
 
 class TwoBlockModel(LossAndMetrics):

@@ -8,13 +8,15 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from tfrec_limaml.arrays import Floats
+
 OTHER = "other"
 NOTHING = "nothing yet"
 
 
 def principal_components(
     vectors: npt.NDArray[np.floating],
-) -> tuple[npt.NDArray[np.float64], tuple[float, float]]:
+) -> tuple[Floats, tuple[float, float]]:
     """Projects onto the two directions of largest variance.
 
     Args:

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.arrays import Floats
 from tfrec_limaml.choices import Pooling
 from tfrec_limaml.comparison.networks import in_order_of
-from tfrec_limaml.comparison.rivals import Data, Outcome, Scores
+from tfrec_limaml.comparison.rivals import Data, Outcome
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import served_rows
 from tfrec_limaml.evaluation.metrics import auc
@@ -152,7 +153,7 @@ class _EpochClock(keras.callbacks.Callback):
         return min(self._durations)
 
 
-def _scores(model: TaskModel, setup: Setup, data: Data, split: str) -> Scores:
+def _scores(model: TaskModel, setup: Setup, data: Data, split: str) -> Floats:
     """Probabilities of a split's rows in the order of the files."""
     dataset = task_dataset(
         data.pattern(split), model.encoder, _BATCH, with_keys=True, in_order=False, by_rows=True

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tfrec_limaml.arrays import Mask
 from tfrec_limaml.comparison.rivals import Data
 from tfrec_limaml.comparison.rows import Rows
 from tfrec_limaml.comparison.summary import paired_gain
@@ -18,7 +18,6 @@ from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.reproduction.table import Line, Ordering, Table
 from tfrec_limaml.schema.columns import DAY_MS
 
-Mask = npt.NDArray[np.bool_]
 Run = Mapping[str, Any]
 
 #: A task without rows for longer before its first test row is dormant.

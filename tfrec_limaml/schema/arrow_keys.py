@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tfrec_limaml.arrays import Mask
 from tfrec_limaml.schema import task_keys
 
-Mask = npt.NDArray[np.bool_]
 Column: TypeAlias = pa.ChunkedArray | pa.Array
 UUID_BYTES = 16
 

@@ -6,16 +6,14 @@ Integers are never converted through floats if that would lose digits.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrec_limaml.schema.arrow_keys import Column, Mask, as_text, simple_array
+from tfrec_limaml.arrays import Floats, Integers, Mask
+from tfrec_limaml.schema.arrow_keys import Column, as_text, simple_array
 from tfrec_limaml.schema.task_keys import EXACT_FLOATS
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
 _TRUTH = {"true": 1.0, "false": 0.0}
 

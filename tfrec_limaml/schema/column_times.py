@@ -9,8 +9,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrec_limaml.schema.arrow_keys import Column, Mask, as_text, simple_array
-from tfrec_limaml.schema.column_numbers import Integers, as_floats, as_integers
+from tfrec_limaml.arrays import Integers, Mask
+from tfrec_limaml.schema.arrow_keys import Column, as_text, simple_array
+from tfrec_limaml.schema.column_numbers import as_floats, as_integers
 from tfrec_limaml.schema.columns import DAY_MS, TIMESTAMP_UNITS
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrec_limaml.schema.arrow_keys import Column, Mask, as_text, simple_array
-from tfrec_limaml.schema.column_numbers import Floats, as_floats, as_integers
+from tfrec_limaml.arrays import Floats, Mask
+from tfrec_limaml.schema.arrow_keys import Column, as_text, simple_array
+from tfrec_limaml.schema.column_numbers import as_floats, as_integers
 from tfrec_limaml.schema.schema import Feature, Label
 
 

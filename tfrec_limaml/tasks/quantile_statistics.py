@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from tfrec_limaml.arrays import Floats
 
 
-def quantile_statistics(sample: Array, bins: int) -> dict[str, Any]:
+def quantile_statistics(sample: Floats, bins: int) -> dict[str, Any]:
     """Statistics of a feature's training rows for `tfrec_limaml.tasks.quantiles`.
 
     Args:

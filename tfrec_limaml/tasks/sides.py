@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfrec_limaml.arrays import Integers
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import OTHER_ROW, SIDE, Features
 from tfrec_limaml.schema.schema import Schema
@@ -40,8 +41,8 @@ class TaskTimes(NamedTuple):
     """
 
     keys: npt.NDArray[np.object_]
-    times: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.int64]
+    times: Integers
+    counts: Integers
 
     @classmethod
     def read(cls, pattern: str) -> TaskTimes:

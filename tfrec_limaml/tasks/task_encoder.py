@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tfrec_limaml.arrays import Array, Integers
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.record_format import (
     LABEL,
@@ -29,9 +29,8 @@ from tfrec_limaml.wire_format import LONGEST, varint, varints
 _FIELD_1, _FIELD_2 = b"\x0a", b"\x12"
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = b"\x0a", b"\x12", b"\x1a"
 
-Integers = npt.NDArray[np.int64]
 #: Values of a column: plain Python, NumPy, or Arrow.
-Column: TypeAlias = Sequence[Any] | npt.NDArray[Any] | pa.Array | pa.ChunkedArray
+ColumnLike: TypeAlias = Sequence[Any] | Array | pa.Array | pa.ChunkedArray
 #: A column's cells as bytes, one after another, and where each begins (one more entry than cells).
 _Cells: TypeAlias = tuple[pa.Buffer, Integers]
 _CACHED = 2**16  # cached first bytes of fields: sizes repeat from task to task
@@ -46,7 +45,10 @@ class TaskEncoder:
     """
 
     def __init__(
-        self, schema: Schema, columns: Mapping[str, Column], other_definitions: Sequence[str] = ()
+        self,
+        schema: Schema,
+        columns: Mapping[str, ColumnLike],
+        other_definitions: Sequence[str] = (),
     ) -> None:
         """Prepares the columns.
 
@@ -65,14 +67,14 @@ class TaskEncoder:
         names = sorted(kinds, key=str.encode)  # maps are written in the order of their keys' bytes
         self._columns = {name: self._cells(name, columns[name]) for name in names}
 
-    def with_columns(self, columns: Mapping[str, Column]) -> TaskEncoder:
+    def with_columns(self, columns: Mapping[str, ColumnLike]) -> TaskEncoder:
         """The same rows with other values in some columns."""
         other = copy.copy(self)
         cells = {name: self._cells(name, column) for name, column in columns.items()}
         other._columns = self._columns | cells
         return other
 
-    def _cells(self, name: str, column: Column) -> _Cells:
+    def _cells(self, name: str, column: ColumnLike) -> _Cells:
         return _CELL_ENCODERS[self._kinds[name]](column)
 
     def encode(self, task_key: str, start: int, stop: int, query_start: int = -1) -> bytes:
@@ -179,7 +181,7 @@ def _integer_feature(value: int) -> bytes:
     return _field(_INT64_LIST, _field(_FIELD_1, varint(value % 2**64)))
 
 
-def _text_cells(column: Column) -> _Cells:
+def _text_cells(column: ColumnLike) -> _Cells:
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     elif not isinstance(column, pa.Array):
@@ -209,7 +211,7 @@ def _take(cells: pa.Array, indices: pa.Array) -> _Cells:
     )
 
 
-def _float_cells(column: Column) -> _Cells:
+def _float_cells(column: ColumnLike) -> _Cells:
     values = _matrix(column, "<f4")
     width = 4 * values.shape[1]
     prefix = _field(_FIELD_1, _field(_FLOAT_LIST, _field(_FIELD_1, bytes(width))))[:-width]
@@ -220,7 +222,7 @@ def _float_cells(column: Column) -> _Cells:
     return pa.py_buffer(cells), np.arange(len(values) + 1) * size
 
 
-def _integer_cells(column: Column) -> _Cells:
+def _integer_cells(column: ColumnLike) -> _Cells:
     values = _matrix(column, "<i8")
     if values.shape[1] > 1:
         packed = [b"".join(varint(int(value) % 2**64) for value in row) for row in values]
@@ -244,7 +246,7 @@ _CELL_ENCODERS: dict[str, Callable[[Any], _Cells]] = {
 }
 
 
-def _matrix(column: Column, dtype: str) -> npt.NDArray[Any]:
+def _matrix(column: ColumnLike, dtype: str) -> Array:
     """Numbers of any column as ``[n, width]``."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()

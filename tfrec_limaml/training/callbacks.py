@@ -9,9 +9,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
+from tfrec_limaml.arrays import Array
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import Features, feature_specs
 from tfrec_limaml.models import LiMAML, TaskModel
@@ -111,7 +111,7 @@ class EmbeddingProjector(keras.callbacks.Callback):
 
 def task_embeddings(
     model: LiMAML, dataset: tf.data.Dataset, max_tasks: int
-) -> tuple[list[bytes], npt.NDArray[Any]]:
+) -> tuple[list[bytes], Array]:
     """Task keys and meta embeddings ``[T, D]`` of the first tasks that have support."""
 
     def step(batch: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -138,7 +138,7 @@ def task_embeddings(
 def write_projector(
     log_dir: str | Path,
     keys: Sequence[bytes],
-    vectors: npt.NDArray[Any],
+    vectors: Array,
     labels: Mapping[bytes, str] | None = None,
 ) -> None:
     """Writes vectors ``[T, D]`` with their keys and labels, and TensorBoard's configuration.

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tfrec_limaml import staging
+from tfrec_limaml.arrays import Array
 from tfrec_limaml.errors import LimamlError
 
 #: Number of files that are kept.
@@ -43,8 +43,8 @@ class Checkpoint:
     history: dict[str, list[float]]
     stopping: dict[str, Any]
     identity: dict[str, Any]
-    variables: list[npt.NDArray[Any]]
-    best: list[npt.NDArray[Any]]
+    variables: list[Array]
+    best: list[Array]
 
     def write(self, folder: Path) -> None:
         """Writes the file, and removes all but the newest two."""

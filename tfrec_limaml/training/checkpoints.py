@@ -15,8 +15,8 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 
+from tfrec_limaml.arrays import Array
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.keras_internals import loss_tracker
 from tfrec_limaml.training.checkpoint_files import Checkpoint, newest
@@ -151,7 +151,7 @@ class Checkpoints(keras.callbacks.Callback):
         if self.writes:
             checkpoint.write(self.options.folder)
 
-    def _restore(self, values: list[npt.NDArray[Any]], variables: list[keras.Variable]) -> None:
+    def _restore(self, values: list[Array], variables: list[keras.Variable]) -> None:
         shapes = [[tuple(v.shape) for v in arrays] for arrays in (values, variables)]
         if shapes[0] != shapes[1]:
             raise LimamlError(

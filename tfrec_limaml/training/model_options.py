@@ -109,7 +109,7 @@ class ModelOptions:
             )
 
     def _check_numbers(self) -> None:
-        choices.check_at_least(
+        choices.check_fields_at_least(
             self,
             {
                 **{"inner_steps": 0, "fine_tune_steps": 0, "second_order_steps": 0, "sweeps": 1},

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from typing import Any, Literal, get_args
 
-from tfrec_limaml.choices import check_at_least, check_choice
+from tfrec_limaml.choices import check_choice, check_fields_at_least
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks.support_fraction import support_range
 from tfrec_limaml.training.model_options import ModelOptions
@@ -78,7 +78,7 @@ class TrainOptions:
                 "closed form always sums: leave it out, or choose adaptation 'gradient'"
             )
         ones = {"epochs": 1, "batch_rows": 1, "batch_size": 1}
-        check_at_least(
+        check_fields_at_least(
             self, {**ones, "patience": 0, "weight_decay": 0, "warmup_steps": 0, "seed": 0}
         )
         support_range(self.support_fraction)

@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
+from tfrec_limaml.arrays import Array
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.metrics import Z_95, auc, auc_difference
 from tfrec_limaml.models import TaskModel
-
-Array = npt.NDArray[Any]
 
 #: Strengths that are tried; 0 does not adapt.
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)

@@ -130,20 +130,16 @@ def _worker_failures(workers: Workers, limit: TimeLimit) -> Iterator[None]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _FitResult:
-    """A model with the weights of its best epoch, the data and options of its training, and the
-    learning curves.
-    """
+class _Fitted(Trained):
+    """A trained model with the data and options of its training; `_finish` adds to the result."""
 
-    model: TaskModel
     data: TrainingData
     options: TrainOptions
-    result: dict[str, Any]
 
 
 def _fit(
     work: _Work, limit: TimeLimit, options: TrainOptions, checkpoints: CheckpointOptions | None
-) -> _FitResult:
+) -> _Fitted:
     """One training."""
     keras.utils.set_random_seed(options.seed)
     workers, encoder = work.workers, work.encoder
@@ -175,7 +171,7 @@ def _fit(
         "options": dataclasses.asdict(options),
         "history": curves,
     }
-    return _FitResult(model, data, options, result)
+    return _Fitted(model, result, data, options)
 
 
 def _require_finite(model: TaskModel, options: TrainOptions) -> None:
@@ -226,16 +222,11 @@ def _curve_summary(
     }
 
 
-def _finish(work: _Work, fit_result: _FitResult) -> Trained:
+def _finish(work: _Work, fitted: _Fitted) -> Trained:
     """Chooses the adaptation strength, on each worker separately, and measures support losses, if
     the model adapts tasks.
     """
-    model, data, options, result = (
-        fit_result.model,
-        fit_result.data,
-        fit_result.options,
-        fit_result.result,
-    )
+    model, data, options, result = fitted.model, fitted.data, fitted.options, fitted.result
     if work.workers.strategy is not None:
         model = local_copy(model)
     if not model.fine_tune:

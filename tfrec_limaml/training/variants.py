@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.training.checkpoints import CheckpointOptions
 from tfrec_limaml.training.options import TrainOptions
+from tfrec_limaml.training.trained import Trained
 
 #: Training rows at which an ID's row in the projection is halved, if the projection overfits with
 #: the usual shrinkage.
@@ -15,18 +16,8 @@ STRONG_SHRINKAGE = 3000.0
 #: Smallest fall of the gain in validation AUC that counts as overfitting of the projection.
 MIN_FALL = 0.002
 
-
-class WithResult(Protocol):
-    """A trained model whose result holds ``best_val_score`` and ``history``."""
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """See `Trained`."""
-        ...
-
-
-Model = TypeVar("Model", bound=WithResult)
-#: Trains one model with these options and checkpoints.
+Model = TypeVar("Model", bound=Trained)
+#: Trains one model with these options and checkpoints; its result has the ``best_val_score``.
 Train = Callable[[TrainOptions, CheckpointOptions | None], Model]
 
 
@@ -86,7 +77,7 @@ def _projects_ids(options: TrainOptions) -> bool:
     )
 
 
-def _gain_falls(trained: WithResult) -> bool:
+def _gain_falls(trained: Trained) -> bool:
     """Whether the gain of adaptation on the validation tasks has fallen during training.
 
     It must have fallen from its best epoch to each of the last two: a single epoch may be chance.
@@ -104,5 +95,5 @@ def _has_id_history(schema: Schema) -> bool:
     return any(len(history.keys) == 1 and history.keys[0] in ids for history in schema.history)
 
 
-def _score(trained: WithResult) -> float:
+def _score(trained: Trained) -> float:
     return float(trained.result["best_val_score"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toys import toy_schema
 
-from tfrec_limaml.demo.history import History, kinds, likes
+from tfrec_limaml.demo.history import SplitRows, kinds, likes
 from tfrec_limaml.demo.story import CANDIDATES, CLICKS, choose_scene, imagine_clicks
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Feature
@@ -28,7 +28,7 @@ def schema():
 def history(lengths, items=50):
     total = sum(lengths)
     index = np.arange(total)
-    return History(
+    return SplitRows(
         keys=tuple(f"u{i}%7Cx" for i in range(len(lengths))),
         splits=np.concatenate([[0], np.cumsum(lengths)]),
         columns={
@@ -90,7 +90,7 @@ def test_too_few_items_are_an_error_that_says_how_many(schema):
 
 
 def test_a_member_likes_the_kind_that_they_clicked_most_not_the_one_they_saw_most():
-    shown = History(
+    shown = SplitRows(
         keys=("m",),
         splits=np.array([0, 4]),
         columns={

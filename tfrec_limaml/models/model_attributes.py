@@ -1,4 +1,4 @@
-"""Settings of a model that its compiled functions contain as constants."""
+"""Attributes of a Keras model that Keras does not handle: traced settings and untracked state."""
 
 from __future__ import annotations
 
@@ -64,3 +64,10 @@ def count(name: str, value: Any) -> int:
     if int(value) != value:
         raise ValueError(f"{name} must be a whole number, received {value}")
     return int(value)
+
+
+class Untracked(Generic[Value]):
+    """Holds variables or metrics without Keras' tracking, which would save and count them."""
+
+    def __init__(self, value: Value) -> None:
+        self.value = value

@@ -59,6 +59,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--epochs", type=at_least(1), metavar="N", help="train at most this many epochs"
     )
+    _add_live_arguments(parser)
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="remove an earlier demo in this folder and start again",
+    )
+
+
+def _add_live_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--live",
         action="store_true",
@@ -70,11 +79,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default=8800,
         metavar="N",
         help="port of the --live page on 127.0.0.1; 0 for a free one (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="remove an earlier demo in this folder and start again",
     )
 
 
@@ -127,7 +131,7 @@ def _activation() -> str:
 
 
 def _render(result: dict[str, Any]) -> str:
-    from tfrec_limaml.demo.run import facts, next_steps, ranking_table
+    from tfrec_limaml.demo.summary import facts, next_steps, ranking_table
 
     lines = facts(result)
     width = max(len(name) for name, _ in lines)

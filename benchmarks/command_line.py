@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -21,6 +23,27 @@ def up_to_half(text: str) -> float:
     if not 0.0 <= value <= 0.5:
         raise argparse.ArgumentTypeError(f"must lie between 0 and 0.5, received {text}")
     return value
+
+
+def parser_of(text: str | None) -> argparse.ArgumentParser:
+    """A parser whose help begins with the module's text."""
+    return argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def print_measured(
+    parser: argparse.ArgumentParser,
+    measure: Callable[[argparse.Namespace, Path], Mapping[str, Any]],
+) -> None:
+    """Prints what `measure` returns for the command's arguments and a temporary folder.
+
+    One of the arguments is ``--json``.
+    """
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(arguments, Path(folder))
+    print_result(result, arguments.json)
 
 
 def print_result(result: Mapping[str, Any], as_json: bool) -> None:

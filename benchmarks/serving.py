@@ -29,7 +29,6 @@ import multiprocessing
 import os
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -42,7 +41,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import grpc
 import numpy as np
 import serving_world as world
-from command_line import positive, print_result
+from command_line import parser_of, positive, print_measured
 from servers import redis_server
 from serving_world import timed
 
@@ -251,19 +250,14 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--candidates", type=positive, default=100)
     parser.add_argument(
         "--pairs", type=positive, default=1500, help="rounds of the latency measurements"
     )
     parser.add_argument("--seconds", type=float, default=8.0, help="of load at each concurrency")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(arguments, Path(folder))
-    print_result(result, arguments.json)
+    print_measured(parser, measure)
 
 
 if __name__ == "__main__":

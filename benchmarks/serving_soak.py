@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import serving_world as world
-from command_line import positive, print_result
+from command_line import parser_of, positive, print_measured
 
 from limaml_serving import Ranker
 from tfrec_limaml.errors import LimamlError
@@ -164,17 +163,12 @@ def growth(memory: list[dict[str, float]]) -> dict[str, float] | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--periods", type=positive, default=10)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each period")
     parser.add_argument("--threads", type=positive, default=4)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(arguments, Path(folder))
-    print_result(result, arguments.json)
+    print_measured(parser, measure)
 
 
 if __name__ == "__main__":

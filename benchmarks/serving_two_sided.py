@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import functools
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import numpy.typing as npt
 import serving_world as world
-from command_line import positive, print_result
+from command_line import parser_of, positive, print_measured
 
 from limaml_serving import Ranker
 from tfrec_limaml.store import open_store
@@ -92,16 +91,11 @@ def interval_of_cost(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--candidates", type=positive, default=100)
     parser.add_argument("--pairs", type=positive, default=1500, help="rounds")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(arguments, Path(folder))
-    print_result(result, arguments.json)
+    print_measured(parser, measure)
 
 
 if __name__ == "__main__":

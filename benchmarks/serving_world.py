@@ -106,10 +106,10 @@ def add_version(base: Path, version: int) -> None:
 
 
 def requests(
-    count: int, candidates: int, seed: int = 7, items: int = 1_000_000
+    count: int, candidates: int, items: int = 1_000_000
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Members and candidate columns as an application would hold them."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(7)
 
     def tags() -> str:
         return ",".join(random.choice(TAGS, 3, replace=False))

@@ -61,7 +61,8 @@ class EmbedTimer:
         return self.tasks / (time.perf_counter() - started)
 
 
-def gemm(size=1024, repeats=10):
+def gemm(size=1024):
+    repeats = 10
     a, b = tf.random.normal([size, size]), tf.random.normal([size, size])
 
     @tf.function(autograph=False)

@@ -26,19 +26,20 @@ def up_to_half(text: str) -> float:
 
 
 def parser_of(text: str | None) -> argparse.ArgumentParser:
-    """A parser with ``--json``; `text` is the module's."""
-    parser = argparse.ArgumentParser(
+    """A parser whose help begins with the module's text."""
+    return argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser
 
 
 def print_measured(
     parser: argparse.ArgumentParser,
     measure: Callable[[argparse.Namespace, Path], Mapping[str, Any]],
 ) -> None:
-    """Prints what `measure` returns for the command's arguments and a temporary folder."""
+    """Prints what `measure` returns for the command's arguments and a temporary folder.
+
+    One of the arguments is ``--json``.
+    """
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments, Path(folder))

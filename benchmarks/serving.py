@@ -251,6 +251,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = parser_of(__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--candidates", type=positive, default=100)
     parser.add_argument(
         "--pairs", type=positive, default=1500, help="rounds of the latency measurements"

@@ -164,6 +164,7 @@ def growth(memory: list[dict[str, float]]) -> dict[str, float] | None:
 
 def main() -> None:
     parser = parser_of(__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--periods", type=positive, default=10)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each period")
     parser.add_argument("--threads", type=positive, default=4)

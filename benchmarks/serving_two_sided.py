@@ -92,6 +92,7 @@ def interval_of_cost(
 
 def main() -> None:
     parser = parser_of(__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--candidates", type=positive, default=100)
     parser.add_argument("--pairs", type=positive, default=1500, help="rounds")
     print_measured(parser, measure)

@@ -20,6 +20,10 @@ _OVERLAY_REMAINS_MS = 60_000
 FIELDS_PER_COMMAND = 512
 
 
+class ChangedMeanwhileError(StoreError):
+    """Another process has published, rolled back or erased since the records were read."""
+
+
 class RedisCatalog:
     """Records and pointers below a prefix; the keys are described in `redis_store`.
 
@@ -145,8 +149,8 @@ class RedisCatalog:
     ) -> None:
         """Writes, points to and removes records in one transaction.
 
-        Raises `StoreError` if another process has published, rolled back or erased meanwhile: if
-        `current` is no longer current, or the records are not `known`.
+        Raises `ChangedMeanwhileError` if another process has published, rolled back or erased
+        meanwhile: if `current` is no longer current, or the records are not `known`.
 
         `pointer` is the record to point to and the time to live of its data in milliseconds. The
         pointer goes if the current generation is removed.
@@ -159,7 +163,7 @@ class RedisCatalog:
             pipeline.watch(pointer_key, generations)
             records = self.records(model_version)
             if self.current_name(model_version) != current or records != list(known):
-                raise StoreError(_changed_meanwhile(model_version))
+                raise ChangedMeanwhileError(_changed_meanwhile(model_version))
             stored = {record.identifier: record for record in records}
             pipeline.multi()
             for record in changed:
@@ -176,7 +180,7 @@ class RedisCatalog:
             try:
                 pipeline.execute()
             except redis.WatchError as error:
-                raise StoreError(_changed_meanwhile(model_version)) from error
+                raise ChangedMeanwhileError(_changed_meanwhile(model_version)) from error
 
 
 def drop_overlay(

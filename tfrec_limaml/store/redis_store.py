@@ -36,7 +36,7 @@ from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import base, generation_rules, redis_erasure, redis_overlay, values
 from tfrec_limaml.store.base import Generation, LookUpResult, Place, Upserted
 from tfrec_limaml.store.generation_record import Record, check_dtype
-from tfrec_limaml.store.redis_catalog import RedisCatalog
+from tfrec_limaml.store.redis_catalog import ChangedMeanwhileError, RedisCatalog
 from tfrec_limaml.store.redis_connection import (
     CLUSTER,
     SENTINEL,
@@ -276,10 +276,17 @@ class RedisStore:
         """See `EmbeddingStore.prune`; also removes remains of dead writers."""
         with self.errors():
             self.catalog.remove_dead(model_version)
-            records, current = self.catalog.records_and_current(model_version)
-            pruned = generation_rules.prune_targets(records, current, keep, grace_seconds)
+            for _ in range(_ATTEMPTS - 1):
+                with contextlib.suppress(ChangedMeanwhileError):  # by an erasure, for example
+                    return self._prune(model_version, keep, grace_seconds)
+            return self._prune(model_version, keep, grace_seconds)
+
+    def _prune(self, model_version: int, keep: int, grace_seconds: float) -> list[str]:
+        records, current = self.catalog.records_and_current(model_version)
+        pruned = generation_rules.prune_targets(records, current, keep, grace_seconds)
+        if pruned:
             self.catalog.change(model_version, current, (), known=records, removed=pruned)
-            return [record.identifier for record in pruned]
+        return [record.identifier for record in pruned]
 
     def close(self) -> None:
         """See `EmbeddingStore.close`."""

@@ -125,10 +125,11 @@ def test_keys_and_vectors_of_members_stay_out_of_error_messages(own_server):
         assert "pipeline" not in str(caught.value)
 
 
-@pytest.mark.parametrize("change", ["rollback", "condemn", "prune"])
-def test_a_change_beside_an_erasure_is_refused_and_loses_nothing(
-    redis_server, tmp_path, monkeypatch, change
-):
+@pytest.fixture
+def beside_an_erasure(redis_server, tmp_path, monkeypatch):
+    """A store of three generations, and their names; after the next reading of the records, an
+    erasure changes them.
+    """
     store = open_store(f"{redis_server.address}?prefix={tmp_path.name}")
     names = [write(store, value).identifier for value in (1, 2, 3)]
     records = store.catalog.records
@@ -144,7 +145,20 @@ def test_a_change_beside_an_erasure_is_refused_and_loses_nothing(
 
     monkeypatch.setattr(store.catalog, "records", records_then_erasure)
     monkeypatch.setattr(store.catalog, "remove_dead", lambda version: None)
-    arguments = {"rollback": (1,), "condemn": (1, names[1]), "prune": (1, 1, 0.0)}[change]
+    return store, names
+
+
+@pytest.mark.parametrize("change", ["rollback", "condemn"])
+def test_a_change_beside_an_erasure_is_refused_and_loses_nothing(beside_an_erasure, change):
+    store, names = beside_an_erasure
+    arguments = {"rollback": (1,), "condemn": (1, names[1])}[change]
     with pytest.raises(StoreError, match="erased from in the meantime; try again"):
         getattr(store, change)(*arguments)
     assert [record.erasing for record in store.catalog.records(1)] == [False, True, False]
+
+
+def test_pruning_beside_an_erasure_reads_again_and_prunes(beside_an_erasure):
+    store, names = beside_an_erasure
+    assert store.prune(1, 1, 0.0) == names[:2]
+    assert [record.identifier for record in store.catalog.records(1)] == names[2:]
+    assert store.search(["0"]) == []

@@ -16,7 +16,7 @@ from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import load_encoder, split_pattern
 from tfrec_limaml.training.train import train
 
-OPTIONS = TrainOptions(epochs=2, choose_strength=False, learning_rate=1e-2, warmup_steps=5).replace(
+OPTIONS = TrainOptions(epochs=1, choose_strength=False, learning_rate=1e-2, warmup_steps=5).replace(
     embedding_dim=9,
     global_units=(32,),
     meta_units=(16,),

@@ -31,14 +31,16 @@ def _of_few_operations(traced, **options):
 
 def test_settings_that_are_changed_after_training_hold_for_traced_functions_too():
     dataset = task_batches()
-    changes = (
-        {"fine_tune_steps": 2},
-        {"inner_learning_rate": 3.0, "inner_steps": 2, "unadapted_loss_weight": 1.0},
-    )
+    changes = {
+        "fine_tune_steps": 2,
+        "inner_learning_rate": 3.0,
+        "inner_steps": 2,
+        "unadapted_loss_weight": 1.0,
+    }
 
     def losses(traced):
         model = _of_few_operations(traced, averaging="sample")
-        for settings in ({}, *changes):
+        for settings in ({}, changes):
             for name, value in settings.items():
                 setattr(model, name, value)
             loss = model.fit(dataset, verbose=0).history["loss"][0]

@@ -1,5 +1,6 @@
 """Prints how far two replicas end from one device on the same global batches, and how far training
 moved. A task has no query samples, so that the replicas hold different numbers of tasks that count.
+Gradient descent shows the size of the gradients, which Adam's steps do not depend on.
 """
 
 import keras

@@ -64,23 +64,25 @@ def undisturbed(limaml_train, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("when", "steps", "hash_seed"),
+    ("kills", "steps"),
     [
-        ("batch:7", 8, "0"),  # in the second epoch, after a checkpoint within it
+        # In the second epoch, after a checkpoint within it; then when half of a file is written.
+        ((("batch:7", "0"), ("write:2", "1")), 8),
         # In the second epoch, from the checkpoint at its start. Not one batch is computed under
         # the hash seed of the undisturbed one: two processes with one seed make equal weights.
-        ("batch:6", None, "1"),
-        ("write:3", 8, "0"),  # half of a file is written
+        ((("batch:6", "1"),), None),
     ],
 )
 def test_a_killed_training_resumes_to_the_weights_of_an_undisturbed_one(
-    undisturbed, limaml_train, tmp_path, when, steps, hash_seed
+    undisturbed, limaml_train, tmp_path, kills, steps
 ):
     """With the closed form; `test_distribution.py` kills a training with gradient steps."""
     arguments = [] if steps is None else ["--checkpoint-steps", str(steps)]
-    killed = limaml_train(when, tmp_path, *arguments, hash_seed=hash_seed)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
-    assert not (tmp_path / "limaml.keras").exists()
+    for number, (when, hash_seed) in enumerate(kills):
+        resume = ["--resume"] if number else []
+        killed = limaml_train(when, tmp_path, *arguments, *resume, hash_seed=hash_seed)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+        assert not (tmp_path / "limaml.keras").exists()
     done = limaml_train("never", tmp_path, *arguments, "--resume", hash_seed="1")
     assert done.returncode == 0, done.stderr[-2000:]
     assert_equal(outcome(tmp_path), undisturbed)

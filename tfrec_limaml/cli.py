@@ -80,6 +80,7 @@ class Command:
             ``--json``, else through ``render``).
         render: The result as text.
         exit_code: Exit code of a finished run, from its result; 0 by default.
+        json_help: Help of ``--json``.
     """
 
     help: str
@@ -90,6 +91,7 @@ class Command:
         f"{k}: {v}" for k, v in result.items()
     )
     exit_code: Callable[[dict[str, Any]], int] = lambda result: 0
+    json_help: str = "print the result as one JSON object on stdout"
 
 
 def say(line: str) -> None:
@@ -118,9 +120,7 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(sub)
-        sub.add_argument(
-            "--json", action="store_true", help="print the result as one JSON object on stdout"
-        )
+        sub.add_argument("--json", action="store_true", help=command.json_help)
         sub.set_defaults(run_command=command)
     return parser
 

@@ -37,7 +37,9 @@ LightGBM and logistic regression need `pip install tfrec-limaml[compare]`.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml compare``."""
-    parser.add_argument("tasks", type=Path, help="folder written by `limaml prepare`")
+    parser.add_argument(
+        "tasks", metavar="TASKS", type=Path, help="folder written by `limaml prepare`"
+    )
     parser.add_argument(
         "--output", type=output_folder, required=True, help="folder for runs and tables"
     )

@@ -127,7 +127,7 @@ def _add_size_arguments(group: Any) -> None:
         "--members",
         type=int,
         metavar="N",
-        help="simulated: number of members (default 4000); kuairand-*: read this many users, "
+        help="simulated: number of members (default: 4000); kuairand-*: read this many users, "
         "always the same ones",
     )
     group.add_argument(
@@ -135,15 +135,15 @@ def _add_size_arguments(group: Any) -> None:
         metavar="NAME",
         help="vk-lsvd: the folder in subsamples/ to read, or `whole` (default: ur0.01_ir0.01)",
     )
-    group.add_argument("--seed", type=int, metavar="N", help="simulated: seed (default 0)")
+    group.add_argument("--seed", type=int, metavar="N", help="simulated: seed (default: 0)")
     group.add_argument(
-        "--days", type=int, metavar="N", help="simulated: length of the period (default 42)"
+        "--days", type=int, metavar="N", help="simulated: length of the period (default: 42)"
     )
     group.add_argument(
         "--catalogue",
         type=int,
         metavar="N",
-        help="simulated: N permanent items, each with its own vector (default 0: items come and "
+        help="simulated: N permanent items, each with its own vector (default: 0: items come and "
         "go)",
     )
 

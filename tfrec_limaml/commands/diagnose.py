@@ -43,7 +43,9 @@ _MEANING = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml diagnose``."""
-    parser.add_argument("tasks", type=Path, help="folder written by `limaml prepare`")
+    parser.add_argument(
+        "tasks", metavar="TASKS", type=Path, help="folder written by `limaml prepare`"
+    )
     parser.add_argument("--task", help="only this task definition (default: all prepared ones)")
     parser.add_argument(
         "--epochs",

@@ -37,7 +37,9 @@ next: limaml export runs/model --output runs/export
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml evaluate``."""
-    parser.add_argument("tasks", type=Path, help="folder written by `limaml prepare`")
+    parser.add_argument(
+        "tasks", metavar="TASKS", type=Path, help="folder written by `limaml prepare`"
+    )
     parser.add_argument("--run", type=Path, required=True, help="folder written by `limaml train`")
     parser.add_argument(
         "--split",
@@ -52,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size",
         type=int,
+        metavar="N",
         default=256,
         help="tasks per batch, on average (default: %(default)s)",
     )

@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-version",
         type=int,
+        metavar="N",
         help="positive integer (default: the highest in EXPORT plus one)",
     )
     parser.add_argument(
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fine-tune-steps",
         type=int,
+        metavar="N",
         help="inner steps of the embedding job (default: as trained)",
     )
     parser.add_argument(

@@ -21,7 +21,9 @@ from tfrec_limaml.training.options import ALGORITHMS, TrainOptions, recipe
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml train``; the recipe sets those that are not given."""
-    parser.add_argument("tasks", type=Path, help="folder written by `limaml prepare`")
+    parser.add_argument(
+        "tasks", metavar="TASKS", type=Path, help="folder written by `limaml prepare`"
+    )
     parser.add_argument(
         "--output",
         type=output_folder,
@@ -116,12 +118,22 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _add_training(group: Any) -> None:
     add = adder(group)
-    add("--epochs", type=int, help="maximum number of epochs")
-    add("--patience", type=int, help="epochs without a better validation score")
-    add("--batch-size", type=int, help="tasks per batch (default: by --batch-rows; paper: 128)")
-    add("--batch-rows", type=int, help="approximate number of training rows per batch")
-    add("--learning-rate", type=float, help="peak of the outer learning rate, AdamW")
-    add("--weight-decay", type=float, help="weight decay, relative to the learning rate")
+    add("--epochs", type=int, metavar="N", help="maximum number of epochs")
+    add("--patience", type=int, metavar="N", help="epochs without a better validation score")
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="tasks per batch (default: by --batch-rows; paper: 128)",
+    )
+    add("--batch-rows", type=int, metavar="N", help="approximate number of training rows per batch")
+    add("--learning-rate", type=float, metavar="X", help="peak of the outer learning rate, AdamW")
+    add(
+        "--weight-decay",
+        type=float,
+        metavar="X",
+        help="weight decay, relative to the learning rate",
+    )
     add(
         "--warmup-steps",
         type=int,
@@ -136,20 +148,27 @@ def _add_training(group: Any) -> None:
         help="constant learning rate",
     )
     add("--average-weights", type=float, metavar="M", help="momentum of averaged weights; 0: none")
+    _add_samples(group)
+
+
+def _add_samples(group: Any) -> None:
+    add = adder(group)
     add(
         "--support-fraction",
         type=fraction,
+        metavar="X",
         help="share of a training task's samples that form the support set: a number, or LOW-HIGH "
         "to draw a new one in each epoch",
     )
     add(
         "--max-samples",
         type=int,
+        metavar="N",
         help="most recent support samples per task, "
         "in training only; limit the histories of embeddings with `limaml prepare --max-samples` "
         "(default: all)",
     )
-    add("--seed", type=int, help="seed of weights, dropout, order and splits of tasks")
+    add("--seed", type=int, metavar="N", help="seed of weights, dropout, order and splits of tasks")
 
 
 def _add_adaptation(group: Any) -> None:
@@ -165,14 +184,20 @@ def _add_adaptation(group: Any) -> None:
         help="mean of a task's offset before adaptation: zero, or computed from its interactions "
         "(encoder; with --inner-steps 0 without further adaptation)",
     )
-    add("--inner-steps", type=int, help="n: inner steps in training")
+    add("--inner-steps", type=int, metavar="N", help="n: inner steps in training")
     add(
         "--prior-precision",
         type=float,
+        metavar="X",
         help="initial value of the offset's learned prior precision",
     )
-    add("--fine-tune-steps", type=int, help="k: the same in evaluation (default: n)")
-    add("--unadapted-loss-weight", type=float, help="weight of the loss before adaptation")
+    add("--fine-tune-steps", type=int, metavar="N", help="k: the same in evaluation (default: n)")
+    add(
+        "--unadapted-loss-weight",
+        type=float,
+        metavar="X",
+        help="weight of the loss before adaptation",
+    )
     add(
         "--no-strength",
         dest="choose_strength",
@@ -184,7 +209,7 @@ def _add_adaptation(group: Any) -> None:
 
 def _add_gradient_steps(group: Any) -> None:
     add = adder(group)
-    add("--inner-learning-rate", type=float, help="inner learning rate")
+    add("--inner-learning-rate", type=float, metavar="X", help="inner learning rate")
     add(
         "--first-order",
         action="store_true",
@@ -221,14 +246,14 @@ def _add_network(group: Any) -> None:
         metavar="64,32",
         help="widths of the meta block's hidden layers",
     )
-    add("--embedding-dim", type=int, help="width of the meta embedding")
+    add("--embedding-dim", type=int, metavar="N", help="width of the meta embedding")
     add(
         "--global-units",
         type=widths,
         metavar="128,64",
         help="widths of the global block's hidden layers",
     )
-    add("--dropout", type=float, help="dropout rate in the global block")
+    add("--dropout", type=float, metavar="X", help="dropout rate in the global block")
     add(
         "--ids",
         dest="id_embeddings",

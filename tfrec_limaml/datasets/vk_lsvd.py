@@ -219,7 +219,7 @@ DATASETS = (
     Dataset(
         name="vk-lsvd",
         summary="short videos with watch time and reactions over half a year: 10 million users, "
-        "20 million videos, 40.8 billion rows; read by --subset (default ur0.01_ir0.01: about "
+        "20 million videos, 40.8 billion rows; read by --subset (default: ur0.01_ir0.01: about "
         "90,000 users, 4 million rows)",
         homepage=URL,
         licence="Apache-2.0",

@@ -82,7 +82,7 @@ class Workspace:
 
     def store(self, name: str = "store") -> str:
         """Address of an embedding store in the workspace."""
-        return f"lmdb:{quote(str((self.root / name).resolve()))}"
+        return f"lmdb:{quote(str(self.root / name))}"
 
     def open(self, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
         """Reads the state of an earlier demo, or starts a new one.

@@ -61,20 +61,23 @@ def add_job_arguments(parser: argparse.ArgumentParser, store_required: bool = Fa
     parser.add_argument(
         "--max-bad-fraction",
         type=float,
+        metavar="X",
         default=EmbedOptions.max_bad_fraction,
-        help="fail above this share of dead letters (default %(default)s)",
+        help="fail above this share of dead letters (default: %(default)s)",
     )
     parser.add_argument(
         "--batch-size",
         type=int,
+        metavar="N",
         default=EmbedOptions.batch_size,
-        help="maximum number of tasks per call of the adapter (default %(default)s)",
+        help="maximum number of tasks per call of the adapter (default: %(default)s)",
     )
     parser.add_argument(
         "--workers",
         type=int,
+        metavar="N",
         default=EmbedOptions.workers,
-        help="worker processes on this machine (default %(default)s)",
+        help="worker processes on this machine (default: %(default)s)",
     )
     add_beam_flag(parser)
 
@@ -89,16 +92,17 @@ def _add_store_arguments(parser: argparse.ArgumentParser, store_required: bool) 
     parser.add_argument(
         "--max-age-days",
         type=float,
+        metavar="X",
         default=EmbedOptions.max_age_days,
         help="keep the embeddings of tasks that left the window this long after their last "
-        "interaction (default %(default)s)",
+        "interaction (default: %(default)s)",
     )
     parser.add_argument(
         "--keep-generations",
         type=int,
         default=EmbedOptions.keep_generations,
         metavar="N",
-        help="good generations to keep in the store, besides those of the last hour (default "
+        help="good generations to keep in the store, besides those of the last hour (default: "
         "%(default)s)",
     )
 

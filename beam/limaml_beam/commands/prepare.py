@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=PrepareOptions.max_bad_fraction,
         metavar="F",
-        help="fail above this share of invalid rows (default %(default)s)",
+        help="fail above this share of invalid rows (default: %(default)s)",
     )
     add_report_flags(parser)
     add_beam_flag(parser)
@@ -98,7 +98,7 @@ def add_samples_argument(group: Any) -> None:
         type=int,
         default=PrepareOptions.max_samples,
         metavar="N",
-        help="most recent support rows per task (default %(default)s)",
+        help="most recent support rows per task (default: %(default)s)",
     )
 
 
@@ -144,7 +144,7 @@ def _add_task_arguments(group: Any) -> None:
         type=int,
         default=PrepareOptions.max_query,
         metavar="N",
-        help="most recent query rows per task (default %(default)s)",
+        help="most recent query rows per task (default: %(default)s)",
     )
     group.add_argument(
         "--episodes",

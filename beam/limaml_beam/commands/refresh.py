@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=DEAD_LETTER_DAYS,
         metavar="D",
-        help="remove dead letters of updates after this time (default %(default)s)",
+        help="remove dead letters of updates after this time (default: %(default)s)",
     )
     source = parser.add_argument_group("task records (as in limaml prepare)")
     prepare.add_source_arguments(source)
@@ -92,7 +92,7 @@ def _add_limits(limits: argparse._ArgumentGroup) -> None:
             type=float,
             default=getattr(Thresholds, name),
             metavar="F",
-            help=f"{text} (default %(default)s)",
+            help=f"{text} (default: %(default)s)",
         )
 
 

@@ -292,4 +292,5 @@ RANK = Command(
     description=_DESCRIPTION,
     add_arguments=add_arguments,
     run=run,
+    json_help="without effect: the output is JSON lines in any case",
 )

@@ -1,11 +1,13 @@
-"""Types of arguments: bad values are refused before anything runs, with the name of the option."""
+"""Arguments that several commands share: their types, which refuse bad values, and their options."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from tfrec_limaml.errors import LimamlError
 
 
 def output_folder(text: str) -> Path:
@@ -41,3 +43,35 @@ def at_least(minimum: int) -> Callable[[str], int]:
         return value
 
     return number
+
+
+def add_metrics_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--metrics-port`` and ``--metrics-host``."""
+    parser.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="N",
+        help="serve Prometheus metrics at http://127.0.0.1:N/metrics",
+    )
+    parser.add_argument(
+        "--metrics-host", default="127.0.0.1", help="address for the metrics (default: %(default)s)"
+    )
+
+
+def tables_from(items: Sequence[str], rule: str) -> dict[str, list[str]]:
+    """The files of each table of the option ``--table``.
+
+    Args:
+        items: The values that were given, each a name, an equals sign and a file.
+        rule: What the message says about the values: ``needs NAME=FILE``.
+
+    Raises:
+        LimamlError: One has no name, or no file.
+    """
+    tables: dict[str, list[str]] = {}
+    for item in items:
+        name, equals, file = item.partition("=")
+        if not (name and equals and file):
+            raise LimamlError(f"--table {rule}, received {item!r}")
+        tables.setdefault(name, []).append(file)
+    return tables

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfrec_limaml.cli import Command
-from tfrec_limaml.commands.table_arguments import tables_from
+from tfrec_limaml.commands.arguments import tables_from
 from tfrec_limaml.datasets.text_format import add_text_arguments, text_format
 from tfrec_limaml.errors import LimamlError
 

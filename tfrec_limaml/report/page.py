@@ -96,9 +96,9 @@ def _training(report: Report) -> str:
 
 def _evaluation(report: Report) -> str:
     results = (report.evaluation or {}).get("results", ())
-    chart = charts.auc_by_history(results)
-    if not chart:
+    if not results:
         return ""
+    chart = charts.auc_by_history(results)
     names = [
         algorithm_label(r["algorithm"], r["fine_tune"], r.get("served", False)) for r in results
     ]
@@ -108,15 +108,14 @@ def _evaluation(report: Report) -> str:
         (name, _interval(result), *(_interval(cells.get(s)) for s in slices))
         for name, result, cells in zip(names, results, by_slice, strict=True)
     ]
+    legend = _legend(names, [series_of(r["algorithm"], r["fine_tune"]) for r in results])
     return section(
         "AUC by length of history",
-        "Test AUC of members grouped by how many interactions they had before the test period. "
-        "Vertical bars: 95 % confidence intervals; "
-        f"groups of fewer than {charts.SLICE_ROWS} rows are only in the table, and groups of too "
-        "few members for an interval have none.",
-        _legend(names, [series_of(r["algorithm"], r["fine_tune"]) for r in results]),
-        figure(chart, wide=True),
-        table(("algorithm", "all", *slices), rows),
+        "Test AUC of members grouped by how many interactions they had before the test period, "
+        f"with 95 % confidence intervals. Groups of fewer than {charts.SLICE_ROWS} rows are only "
+        "in the table; groups of too few members are there without an interval.",
+        legend + figure(chart, wide=True) if chart else "",
+        table(("algorithm", "all", *slices), rows, is_open=not chart),
     )
 
 
@@ -233,6 +232,8 @@ def _number(value: float | None) -> str:
 
 
 def _interval(cell: object) -> str:
-    if not isinstance(cell, dict) or cell.get("auc") is None or "note" in cell:
+    if not isinstance(cell, dict) or cell.get("auc") is None:
         return "n/a"
+    if "note" in cell:
+        return f"{cell['auc']:.4f}"
     return f"{cell['auc']:.4f} ({cell['auc_low']:.3f} to {cell['auc_high']:.3f})"

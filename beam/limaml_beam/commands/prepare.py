@@ -16,8 +16,7 @@ from limaml_beam.commands.beam_flags import (
     report_paths,
 )
 from tfrec_limaml.cli import Command
-from tfrec_limaml.commands.arguments import output_location
-from tfrec_limaml.commands.table_arguments import tables_from
+from tfrec_limaml.commands.arguments import output_location, tables_from
 from tfrec_limaml.datasets.text_format import add_text_arguments
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks.folder import EPISODE

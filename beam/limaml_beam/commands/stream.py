@@ -13,7 +13,7 @@ from limaml_beam.commands import update
 from limaml_beam.commands.ignored_options import Rule, refuse_ignored
 from limaml_beam.update import defaults
 from tfrec_limaml.cli import Command
-from tfrec_limaml.commands.metrics_arguments import add_metrics_arguments
+from tfrec_limaml.commands.arguments import add_metrics_arguments
 from tfrec_limaml.errors import LimamlError
 
 if TYPE_CHECKING:

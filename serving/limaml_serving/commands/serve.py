@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tfrec_limaml.cli import Command
-from tfrec_limaml.commands.metrics_arguments import add_metrics_arguments
+from tfrec_limaml.commands.arguments import add_metrics_arguments
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 

@@ -105,5 +105,6 @@ def test_without_the_reference_no_gain_is_announced(result, tmp_path):
     (limaml,) = result["results"] = [result["results"][1]]
     for name in ("gain", "gain_low", "gain_high"):
         del limaml[name]
-    assert "vanilla" not in markdown(result)
+    assert "gain over" not in markdown(result)
+    assert "(no gains: vanilla is not among the rivals)" in markdown(result)
     assert "vanilla" not in write_comparison_page(tmp_path / "p.html", result).read_text()

@@ -1,4 +1,4 @@
-"""Arguments that several commands share: their types, which refuse bad values, and their options."""
+"""Arguments that several commands share: types, which refuse bad values, and options."""
 
 from __future__ import annotations
 

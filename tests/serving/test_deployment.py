@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
+from ports import free_port
+from waiting import wait_for
 
 SERVING = Path(__file__).resolve().parents[2] / "serving"
 
@@ -65,6 +67,32 @@ def test_redis_has_room_beside_its_data_to_rewrite_its_append_only_file(compose,
         assert 3 * int(re.fullmatch(r"(\d+)(g|Gi)", limit).group(1)) >= 5 * maximum
 
 
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server")
+def test_redis_reads_its_password_from_standard_input_and_its_probe_passes(containers, tmp_path):
+    container, port = containers["redis"], str(free_port())
+    environment = {"PATH": os.environ["PATH"], "REDIS_PASSWORD": "a password"}
+
+    def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    script = container["args"][0].replace("/data", str(tmp_path))
+    script = script.replace("redis-server -", f"redis-server - --port {port}", 1)
+    *shell, probe = container["readinessProbe"]["exec"]["command"]
+    probe = probe.replace("redis-cli", f"redis-cli -p {port}")
+    with subprocess.Popen(
+        [*container["command"], script], env=environment, stdout=subprocess.DEVNULL
+    ) as redis:
+        try:
+            wait_for(lambda: run([*shell, probe]).returncode == 0)
+            assert "NOAUTH" in run(["redis-cli", "-p", port, "get", "a"]).stdout
+            arguments = Path(f"/proc/{redis.pid}/cmdline").read_text()
+            assert arguments.startswith("redis-server")  # exec: it receives the SIGTERM below
+            assert "a password" not in arguments
+        finally:
+            redis.terminate()
+            assert redis.wait(10) == 0
+
+
 def test_every_flag_given_to_the_server_exists_and_every_file_named_is_there(compose, containers):
     for flags in (
         compose["services"]["ranker"]["command"],
@@ -101,6 +129,19 @@ def test_health_is_asked_of_a_version_or_of_grpc_and_never_of_a_label(compose, c
         assert container[name]["grpc"] == {"port": 8500, "service": "PredictionService"}
     assert "--enable_grpc_healthcheck_service=true" in container["args"]
     assert 8500 in [port["containerPort"] for port in container["ports"]]
+
+
+def test_a_workload_with_an_autoscaler_has_no_number_of_replicas_of_its_own(manifests):
+    """Otherwise each `kubectl apply` sets it back."""
+    scaled = {
+        (m["spec"]["scaleTargetRef"]["kind"], m["spec"]["scaleTargetRef"]["name"])
+        for m in manifests
+        if m["kind"] == "HorizontalPodAutoscaler"
+    }
+    assert scaled
+    for m in manifests:
+        if (m["kind"], m["metadata"]["name"]) in scaled:
+            assert "replicas" not in m["spec"]
 
 
 def test_both_deployments_run_the_same_pinned_images(compose, containers):

@@ -25,9 +25,10 @@ class Ranker(RankerBase):
     Args:
         target: ``host:port``, or any gRPC target such as ``dns:///ranker.svc:8500`` (spread over
             all addresses).
-        store: Where meta embeddings are looked up; the caller closes it. A look-up may
-            take half of a call's time; a slower one counts as a failed look-up, and the candidates
-            are scored without embeddings.
+        store: Where meta embeddings are looked up; the caller closes it. A look-up of a store
+            that may block (Redis) may take half of the time left; a slower one counts as failed,
+            and the candidates are scored without embeddings. `Ranker` sets no limit for a store
+            with a true attribute ``local`` (LMDB), `AsyncRanker` for every store.
         manifest: The ranker's manifest, its file, or a folder to read it from: ``EXPORT``,
             ``EXPORT/ranker`` or one version of it. Given a folder of versions, the client can
             follow the server through a roll-out.

@@ -46,7 +46,8 @@ class ModelManager:
             check that failed otherwise.
 
     Attributes:
-        last_check: Time of the last check of the disk without an error (Unix time); 0 before.
+        last_check: Time of the last check of the disk without an unexpected error (Unix time); 0
+            before.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class ModelManager:
     def is_watching(self) -> bool:
         """Whether new versions are detected.
 
-        That is: the last step of a check is recent, and checks end without an error.
+        That is: the last step of a check is recent, and checks end without an unexpected error.
         """
         allowed = max(_STALE_SECONDS, 10 * self._poll_seconds)
         recent = time.monotonic() - self._progress < allowed

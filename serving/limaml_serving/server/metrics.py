@@ -64,7 +64,7 @@ class Metrics:
         )
         self._last_check = Gauge(
             "limaml_serve_last_check_timestamp_seconds",
-            "Time of the last check of the version directories without an error (Unix time).",
+            "Unix time of the last check of the disk without an unexpected error.",
             registry=self.registry,
         )
         self._faults = Counter(
@@ -92,7 +92,9 @@ class Metrics:
         self._last_check.set_function(time_of_last)
 
     def count_fault(self) -> None:
-        """Counts one check of the version directories that failed unexpectedly."""
+        """Counts a folder that cannot be read, a version that cannot be loaded, or a check that
+        failed unexpectedly.
+        """
         self._faults.inc()
 
     def set_available(self, available: Mapping[str, list[int]]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,8 +17,7 @@ from tfrec_limaml.store.generation_record import Record, record_of_pointer
 
 # Readers may still be in a look-up that began before an overlay was dropped.
 _OVERLAY_REMAINS_MS = 60_000
-
-
+_FREEING_ATTEMPTS, _FREEING_SECONDS = 50, 0.1
 #: Largest number of a hash's fields in one command, which blocks the server while it runs.
 FIELDS_PER_COMMAND = 512
 
@@ -181,6 +183,35 @@ class RedisCatalog:
                 pipeline.execute()
             except redis.WatchError as error:
                 raise ChangedMeanwhileError(_changed_meanwhile(model_version)) from error
+
+    def remove(
+        self,
+        model_version: int,
+        current: str | None,
+        removed: Sequence[Record],
+        *,
+        known: Sequence[Record],
+    ) -> None:
+        """Removes generations; see `change`.
+
+        A server that has used more memory than it may takes no transaction. Their data are then
+        removed first, which frees memory.
+        """
+        change = functools.partial(
+            self.change, model_version, current, (), known=known, removed=removed
+        )
+        try:
+            change()
+            return
+        except redis.exceptions.OutOfMemoryError:
+            for record in removed:
+                self.client.unlink(self.data_key(model_version, record.identifier))
+        for _ in range(_FREEING_ATTEMPTS):  # Redis frees the memory in the background
+            with contextlib.suppress(redis.exceptions.OutOfMemoryError):
+                change()
+                return
+            time.sleep(_FREEING_SECONDS)
+        change()
 
 
 def drop_overlay(

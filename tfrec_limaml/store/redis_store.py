@@ -285,7 +285,7 @@ class RedisStore:
         records, current = self.catalog.records_and_current(model_version)
         pruned = generation_rules.prune_targets(records, current, keep, grace_seconds)
         if pruned:
-            self.catalog.change(model_version, current, (), known=records, removed=pruned)
+            self.catalog.remove(model_version, current, pruned, known=records)
         return [record.identifier for record in pruned]
 
     def close(self) -> None:

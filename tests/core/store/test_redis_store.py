@@ -46,6 +46,20 @@ def test_a_server_that_went_away_is_an_error_and_its_return_needs_no_new_client(
     assert store.get_many(["0"], 1)[0][0, 0] == 2
 
 
+def test_a_full_server_can_be_pruned(own_server):
+    store = open_store(own_server.address)
+    rows = 20_000
+    names = [write(store, value, rows).identifier for value in (1, 2)]
+    store.client.config_set("maxmemory", store.client.info("memory")["used_memory"] - 500_000)
+    with pytest.raises(StoreError, match="used memory"):
+        write(store, 3, rows)
+    assert store.prune(1, 1, 0.0) == names[:1]
+    assert [generation.identifier for generation in store.generations(1)] == names[1:]
+    assert store.get_many(["0"], 1)[0][0, 0] == 2
+    store.client.config_set("maxmemory", 0)
+    assert write(store, 3, rows)
+
+
 def test_a_generation_outlives_its_job_no_longer_than_its_ttl(redis_server, tmp_path):
     store = open_store(f"{redis_server.address}?prefix={tmp_path.name}&ttl=0.2")
     write(store, 1)

@@ -105,8 +105,8 @@ def check_counts(
     if sum(invalid.values()) > max_bad_fraction * read:
         raise LimamlError(
             f"{sum(invalid.values())} of {read} rows are invalid, more than the allowed share "
-            f"{max_bad_fraction} "
-            f"(--max-bad-fraction): {invalid}"
+            f"{max_bad_fraction} (--max-bad-fraction of limaml prepare, --max-bad-rows of limaml "
+            f"refresh): {invalid}"
         )
     if not read:
         raise LimamlError("the files of interactions have no rows")

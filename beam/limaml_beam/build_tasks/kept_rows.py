@@ -137,7 +137,8 @@ class KeptRows:
         self._folder, self._shards = folder, shards
         if not any(folder.glob("rows-*.npy")):
             raise LimamlError(
-                f"{folder} has no rows beside its records: run `limaml refresh --keep-rows` once"
+                f"{folder} has no rows beside its records: run `limaml refresh --keep-rows`, and "
+                "give --keep-rows to every later refresh"
             )
 
     def read(self, keys: Sequence[str]) -> list[pa.RecordBatch]:

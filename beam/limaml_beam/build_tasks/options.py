@@ -76,7 +76,8 @@ class PrepareOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad_fraction <= 1:
             raise LimamlError(
-                f"max_bad_fraction must lie between 0 and 1, received {self.max_bad_fraction}"
+                "max_bad_fraction (--max-bad-rows of limaml refresh) must lie between 0 and 1, "
+                f"received {self.max_bad_fraction}"
             )
         if self.raw is None and not (self.schema and self.interactions):
             raise LimamlError("give the folder RAW, or both --schema and --interactions")

@@ -63,7 +63,7 @@ def add_job_arguments(parser: argparse.ArgumentParser, store_required: bool = Fa
         type=float,
         metavar="X",
         default=EmbedOptions.max_bad_fraction,
-        help="fail above this share of dead letters (default: %(default)s)",
+        help="fail above this share of tasks that are dead letters (default: %(default)s)",
     )
     parser.add_argument(
         "--batch-size",

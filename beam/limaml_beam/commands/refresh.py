@@ -42,7 +42,8 @@ _LIMITS = {
     "max_filled_increase": "share of filled values of a feature beyond the training data's, at "
     "most",
     "max_unknown_increase": "share of unknown keys of a table beyond the training data's, at most",
-    "max_age_increase_days": "age of the newest row beyond the published run's, at most",
+    "max_age_increase_days": "age of the newest row beyond the least age in the published runs so "
+    "far, at most",
     "min_rows_per_day_ratio": "rows per day relative to the published run, at least",
     "max_rows_per_day_ratio": "rows per day relative to the published run, at most",
     "max_lost_days": "days (UTC) that lost at least half of the published run's rows, at most",
@@ -86,6 +87,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_limits(limits: argparse._ArgumentGroup) -> None:
+    limits.add_argument(
+        "--max-bad-rows",
+        type=float,
+        default=PrepareOptions.max_bad_fraction,
+        metavar="F",
+        help="share of invalid rows, at most; --max-bad-fraction is for tasks (default: "
+        "%(default)s)",
+    )
     for name, text in _LIMITS.items():
         limits.add_argument(
             f"--{name.replace('_', '-')}",
@@ -97,9 +106,13 @@ def _add_limits(limits: argparse._ArgumentGroup) -> None:
 
 
 def options_from(arguments: argparse.Namespace) -> tuple[PrepareOptions, EmbedOptions]:
-    """The options of both jobs; ``--max-bad-fraction`` applies to the embedding job."""
+    """The options of both jobs.
+
+    ``--max-bad-fraction`` applies to the embedding job, ``--max-bad-rows`` to the task records.
+    """
+    made = prepare.options_from(arguments, without=("max_bad_fraction", "keep_rows"))
     return (
-        prepare.options_from(arguments, without=("max_bad_fraction", "keep_rows")),
+        made.replace(max_bad_fraction=arguments.max_bad_rows),
         embed_arguments.options_from(arguments),
     )
 

@@ -118,12 +118,20 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _update_lock(work: Path) -> Iterator[None]:
-    """Holds the lock of updates."""
-    from limaml_beam.io import outcome
-    from limaml_beam.io.folder_lock import UPDATE, exclusive
+    """Holds the lock of updates.
 
-    outcome.stage(outcome.LOCK)
-    with exclusive(work, UPDATE):
+    The stage is `outcome.LOCK` only if another update holds it. A folder that cannot be used is a
+    failure.
+    """
+    from limaml_beam.io import outcome
+    from limaml_beam.io.folder_lock import UPDATE, BusyError, exclusive
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(work, UPDATE))
+        except BusyError:
+            outcome.stage(outcome.LOCK)
+            raise
         yield
 
 

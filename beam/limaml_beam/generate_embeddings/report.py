@@ -74,9 +74,8 @@ def check_report(report: Mapping[str, Any], max_bad_fraction: float) -> None:
         )
     if dead > max_bad_fraction * read:
         raise LimamlError(
-            f"{dead} of {read} tasks are dead letters {report['dead_letters']}, more than "
-            "max_bad_fraction "
-            f"{max_bad_fraction}: nothing written or published"
+            f"{dead} of {read} tasks are dead letters {report['dead_letters']}, more than the "
+            f"allowed share {max_bad_fraction} (--max-bad-fraction): nothing written or published"
         )
     if not report["rows"]:
         raise LimamlError("no task was embedded: the window is empty, or every record was refused")

@@ -56,7 +56,8 @@ def read_offsets(
     folder = Path(_folder(str(output), turn))
     if not folder.is_dir():
         raise LimamlError(
-            f"{output} holds no offsets of earlier turns: run `limaml refresh --keep-rows` once"
+            f"{output} holds no offsets of earlier turns: run `limaml refresh --keep-rows`, and "
+            "give --keep-rows to every later refresh"
         )
     offsets = {}
     for batch in KeptRows(folder, 1).read(keys):

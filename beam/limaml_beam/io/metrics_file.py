@@ -126,9 +126,7 @@ def _add_counts(metrics: _Metrics, report: Mapping[str, Any]) -> None:
             metrics.set("run_rows", "Rows by state.", number, state=kind.removeprefix("rows_"))
     for name in _TASKS:
         if isinstance(report.get(name), int):
-            metrics.set(
-                "run_tasks", "Tasks of the embedding job by state.", report[name], state=name
-            )
+            metrics.set("run_tasks", "Tasks by state.", report[name], state=name)
     letters = report.get("dead_letters")  # of an update their number; its `counts` have the reasons
     for reason, number in letters.items() if isinstance(letters, Mapping) else ():
         metrics.set("run_dead_letters", "Tasks that were refused.", number, reason=reason)

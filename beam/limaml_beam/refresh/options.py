@@ -36,7 +36,8 @@ class Thresholds:
             training data.
         max_unknown_increase: Share of rows whose key a table lacks, beyond that of the training
             data.
-        max_age_increase_days: Age of the newest row, beyond that of the published run's.
+        max_age_increase_days: Age of the newest row, beyond the least age in the published runs so
+            far.
         min_rows_per_day_ratio, max_rows_per_day_ratio: Rows per day, relative to the published run.
         max_lost_days: Days (UTC) within the window that lost at least half of the rows that they
             had in the published run.

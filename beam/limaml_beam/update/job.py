@@ -4,7 +4,7 @@ Only the affected tasks are read, adapted and upserted. State, in the work folde
 refresh`::
 
     <work>/update.lock               held by one updater, until its process ends
-    <work>/update.json               how the last refresh built its records
+    <work>/tasks/update.json         how the last refresh built its records
     <work>/updates/rows/             rows of the tasks that updates affected
     <work>/updates/dead_letter/      rows that could not be used, with their reasons
 

@@ -26,8 +26,7 @@ def stream_kafka(settings: KafkaStream, tell: Tell, sleep: Sleep = time.sleep) -
 
     Args:
         settings: The settings.
-        tell: Receives the report of every update, ``{"waiting": reason}`` while it waits, and
-            ``{"broker": reason}`` with the client library's errors about the broker.
+        tell: Receives the report of every update, and those of other events; see `Tell`.
         sleep: Waits for a number of seconds.
 
     Returns:

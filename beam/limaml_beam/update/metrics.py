@@ -29,6 +29,7 @@ class StreamMetrics:
         self._upserted = self._counter("embeddings", "Embeddings upserted.")
         self._letters = self._counter("dead_letters", "Rows, files and messages refused.")
         self._waits = self._counter("waits", "Attempts after which the stream waited.")
+        self._broker_errors = self._counter("broker_errors", "Errors of the broker, as reported.")
         self._waiting = self._gauge("waiting", "1 while it waits for the store or another run.")
         self._last = self._gauge("last_update_timestamp_seconds", "End of the last update.")
         self._lag = self._gauge(
@@ -42,11 +43,20 @@ class StreamMetrics:
         return Gauge(f"limaml_stream_{name}", text, labels, registry=self.registry)
 
     def observe(self, report: Mapping[str, Any]) -> None:
-        """Counts the report of an update, or of a wait."""
-        self._waiting.set("waiting" in report)
+        """Counts a report of any kind; see `Tell`."""
         if "waiting" in report:
+            self._waiting.set(1)
             self._waits.inc()
-            return
+        elif "waited" in report:
+            self._waiting.set(0)
+        elif "broker" in report:  # also while the stream waits
+            self._broker_errors.inc()
+        elif "refused_file" in report:
+            self._letters.inc()
+        elif "rows" in report:
+            self._count_update(report)
+
+    def _count_update(self, report: Mapping[str, Any]) -> None:
         rows = report["rows"]
         self._updates.inc()
         self._rows.labels("read").inc(rows["read"])

@@ -15,7 +15,9 @@ from limaml_beam.update.plan import Plan, read_plan
 from tfrec_limaml.errors import LimamlError, StoreError, VersionMismatchError
 
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
-#: Receives the report of every update, and ``{"waiting": reason}`` while the updater waits.
+#: Receives the report of every update; ``{"waiting": reason}`` while the updater waits, and
+#: ``{"waited": seconds}`` when it goes on; ``{"broker": reason}`` with an error of a Kafka broker,
+#: and ``{"refused_file": path}`` with a file of an unknown format.
 Tell: TypeAlias = Callable[[dict[str, Any]], None]
 Sleep: TypeAlias = Callable[[float], None]
 
@@ -52,7 +54,7 @@ class PatientUpdater:
 
     Args:
         settings: The updater's settings.
-        tell: Receives ``{"waiting": reason}`` while it waits.
+        tell: Receives ``{"waiting": reason}`` while it waits, ``{"waited": seconds}`` afterwards.
         sleep: Waits for a number of seconds.
     """
 
@@ -87,14 +89,17 @@ class PatientUpdater:
         return report
 
     def _run_until_done(self, update: Callable[[Updater], dict[str, Any]]) -> dict[str, Any]:
-        wait = _FIRST_WAIT_SECONDS
+        wait, began = _FIRST_WAIT_SECONDS, None
         while True:
             try:
                 with exclusive(self._settings.work, UPDATE):
                     report = self._run_once(update)
                 self._last = time.monotonic()
+                if began is not None:
+                    self._tell({"waited": round(self._last - began, 3)})
                 return report
             except (StoreError, BusyError, OtherModelError) as error:
+                began = time.monotonic() if began is None else began
                 self.totals.waits += 1
                 self._tell({"waiting": str(error), "seconds": wait})
                 self._sleep(wait)

@@ -63,7 +63,8 @@ def read_plan(tasks: Path) -> Plan:
         return Plan(content["adapter"], options, content["generation"], content["replaced"])
     except FileNotFoundError as error:
         raise LimamlError(
-            f"no {_FILE} in {tasks}: run `limaml refresh --work {tasks.parent} --keep-rows` once"
+            f"no {_FILE} in {tasks}: run `limaml refresh --work {tasks.parent} --keep-rows`, and "
+            "give --keep-rows to every later refresh"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LimamlError(f"cannot read {tasks / _FILE}: {error}; refresh again") from error

@@ -23,7 +23,7 @@ from tfrec_limaml.schema.schema import Schema
 def reconcile(work: Path, output: str, schema: Schema, settings: TaskSettings) -> dict[str, Any]:
     """Compares the tasks that were updated with the nightly run's; call it within `exclusive`.
 
-    Removes the rows of tasks that the nightly run has too.
+    Removes the rows of tasks that the nightly run has too, and of tasks that have left its window.
 
     Args:
         work: The work folder.

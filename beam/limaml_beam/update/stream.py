@@ -77,7 +77,7 @@ def stream(
 
     Args:
         settings: The settings.
-        tell: Receives the report of every update, and ``{"waiting": reason}`` while it waits.
+        tell: Receives the report of every update, and those of other events; see `Tell`.
         sleep: Waits for a number of seconds.
 
     Returns:
@@ -93,7 +93,8 @@ def stream(
     while True:
         listed = _listed(settings.folder)
         done.forget_all_but(listed)
-        arrived = _readable(_arrived(listed, done), done, updater)[: settings.files_per_update]
+        readable = _readable(_arrived(listed, done), done, updater, tell)
+        arrived = readable[: settings.files_per_update]
         if arrived:
             batch = _Batch(arrived)
             report = updater.run(batch.update)
@@ -195,7 +196,9 @@ def _arrived(listed: Sequence[_File], done: _Done) -> list[_File]:
     return sorted(arrived, key=lambda file: (file.mark[2], file.mark[0]))
 
 
-def _readable(arrived: Sequence[_File], done: _Done, updater: PatientUpdater) -> list[_File]:
+def _readable(
+    arrived: Sequence[_File], done: _Done, updater: PatientUpdater, tell: Tell
+) -> list[_File]:
     """The arrived files of a known format; the others become dead letters."""
     readable = []
     for file in arrived:
@@ -209,4 +212,5 @@ def _readable(arrived: Sequence[_File], done: _Done, updater: PatientUpdater) ->
                 write_letters(updater.work, [json.dumps(letter, ensure_ascii=False)])
             updater.totals.dead_letters += 1
             done.add([file.mark])
+            tell({"refused_file": file.path, "reason": str(error)})
     return readable

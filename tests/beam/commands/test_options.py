@@ -35,7 +35,8 @@ def test_flags_change_what_they_name_and_nothing_else():
     line = (
         "--work=W --export=E --store=lmdb:S --schema=s.yaml --interactions=a --interactions=b "
         "--table=t=c --table=t=d --max-samples=3 --shards=2 --window-days=7 "
-        "--window-end=2024-01-01 --workers=2 --batch-size=9 --max-bad-fraction=0.2"
+        "--window-end=2024-01-01 --workers=2 --batch-size=9 --max-bad-fraction=0.2 "
+        "--max-bad-rows=0.3"
     )
     made = refresh.options_from(parser.parse_args(line.split()))
     assert made[0] == PrepareOptions(
@@ -46,6 +47,7 @@ def test_flags_change_what_they_name_and_nothing_else():
         shards=2,
         window_days=7.0,
         window_end="2024-01-01",
+        max_bad_fraction=0.3,
     )
     assert made[1] == EmbedOptions(workers=2, batch_size=9, max_bad_fraction=0.2)
 

@@ -4,6 +4,9 @@ import argparse
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from daily_rows import expected, sums
 
 from limaml_beam.build_tasks.options import PrepareOptions
@@ -44,6 +47,31 @@ def test_a_failed_check_refuses_with_the_reason_and_leaves_the_published_generat
     assert result()["published"] is None
     assert main(["refresh", raw(1, members=20), *arguments, "--min-count-ratio", "0.5"]) == 0
     assert store.current(7).count == 20
+
+
+def test_a_refresh_with_bad_rows_says_which_option_accepts_them(
+    raw, arguments, result, tmp_path, capsys
+):
+    folder = raw(1)
+    rows = pq.read_table(f"{folder}/interactions.parquet")
+    labels = pa.array([7] * 3 + [1] * 27)  # a label is 0 or 1
+    at = rows.column_names.index("click")
+    pq.write_table(rows.set_column(at, "click", labels), f"{folder}/interactions.parquet")
+    assert main(["refresh", folder, *arguments]) == 2
+    said = capsys.readouterr().err
+    assert "3 of 30 rows are invalid, more than the allowed share 0.05" in said
+    assert "--max-bad-rows of limaml refresh" in said
+    assert list((tmp_path / "work" / "tasks.next.rejected").glob("*.jsonl"))
+    assert main(["refresh", folder, *arguments, "--max-bad-fraction", "0.2"]) == 2  # for tasks
+    assert main(["refresh", folder, *arguments, "--max-bad-rows", "0.2"]) == 0
+    assert result()["embedded"] == 27
+    assert not (tmp_path / "work" / "tasks.next.rejected").exists()
+
+
+@pytest.mark.parametrize("share", ["5", "nan"])
+def test_a_share_of_bad_rows_that_cannot_be_is_refused_by_name(raw, arguments, capsys, share):
+    assert main(["refresh", raw(1), *arguments, "--max-bad-rows", share]) == 2
+    assert "--max-bad-rows of limaml refresh) must lie between 0 and 1" in capsys.readouterr().err
 
 
 def test_the_metrics_of_a_refused_refresh_keep_the_last_success_and_count_both_jobs(

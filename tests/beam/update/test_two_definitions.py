@@ -153,7 +153,8 @@ def test_without_the_earlier_turns_an_update_says_what_to_run(world, capsys):
     (output,) = (world.work / "embeddings").iterdir()
     shutil.rmtree(output / "turns")
     assert world.update(world.write(NEW, "a.parquet")) == 2
-    assert "run `limaml refresh --keep-rows` once" in capsys.readouterr().err
+    remedy = "run `limaml refresh --keep-rows`, and give --keep-rows to every later refresh"
+    assert remedy in capsys.readouterr().err
 
 
 def erase(world, *more):

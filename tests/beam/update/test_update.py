@@ -223,7 +223,7 @@ def test_erased_members_stay_out_of_updates_and_go_from_their_state(refreshed, c
 def test_without_kept_rows_an_update_says_what_to_run(world, capsys):
     world.work.mkdir()
     assert world.update(world.write(ROWS)) == 2
-    assert "--keep-rows` once" in capsys.readouterr().err
+    assert "--keep-rows`, and give --keep-rows to every later" in capsys.readouterr().err
 
 
 def test_a_refresh_removes_dead_letters_that_are_too_old(refreshed, capsys):

@@ -6,9 +6,13 @@ import urllib.request
 import pytest
 from ports import free_port
 
+from limaml_beam.io.folder_lock import UPDATE, exclusive
+from limaml_beam.update.job import Update, Updater
 from limaml_beam.update.metrics import serving_metrics
+from limaml_beam.update.stream import Stream, stream
 from tfrec_limaml.cli import main
-from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.errors import LimamlError, StoreError
+from tfrec_limaml.store import open_store
 
 REPORT = {
     "rows": {"read": 5, "used": 3, "skipped": {"label": 2}},
@@ -55,6 +59,62 @@ def test_a_stream_answers_with_what_it_has_done_and_whether_it_waits():
         _metrics(url)
 
 
+def test_an_error_of_the_broker_is_counted_and_ends_no_wait():
+    told = []
+    with serving_metrics(told.append, "127.0.0.1", 0) as tell:
+        tell({"broker": "all brokers are down"})
+        first = _metrics(told[0]["metrics"])
+        tell({"waiting": "the store is unavailable", "seconds": 1.0})
+        tell({"broker": "all brokers are down"})
+        second = _metrics(told[0]["metrics"])
+    assert told[1] == {"broker": "all brokers are down"}
+    names = [f"limaml_stream_{name}" for name in ("broker_errors_total", "waiting")]
+    assert [[seen[name] for name in names] for seen in (first, second)] == [
+        ["1.0", "0.0"],
+        ["2.0", "1.0"],
+    ]
+
+
+def _quiet_stream(world, tell, sleep=lambda seconds: None):
+    (world.folder / "in").mkdir(exist_ok=True)
+    update = Update(
+        **{"work": world.work, "store": open_store(world.store)},
+        **{"window_end": "2022-06-01", "expire_seconds": 1e-9},
+    )
+    return stream(Stream(folder=world.folder / "in", update=update, idle_seconds=0.0), tell, sleep)
+
+
+def test_a_quiet_stream_that_has_waited_does_not_say_that_it_waits(refreshed, monkeypatch):
+    original, told, while_waiting = Updater.update_due, [], []
+
+    def away_once(updater):
+        if not while_waiting:
+            raise StoreError("connection refused")
+        return original(updater)
+
+    monkeypatch.setattr(Updater, "update_due", away_once)
+    with serving_metrics(told.append, "127.0.0.1", 0) as tell:
+        url = told[0]["metrics"]
+        done = _quiet_stream(refreshed, tell, lambda seconds: while_waiting.append(_metrics(url)))
+        after = _metrics(url)
+    assert (done["waits"], done["updates"]) == (1, 0)
+    assert while_waiting[0]["limaml_stream_waiting"] == "1.0"
+    assert (after["limaml_stream_waiting"], after["limaml_stream_waits_total"]) == ("0.0", "1.0")
+    assert [next(iter(report)) for report in told] == ["metrics", "waiting", "waited"]
+
+
+def test_a_file_of_an_unknown_format_counts_as_a_dead_letter(refreshed):
+    (refreshed.folder / "in").mkdir()
+    (refreshed.folder / "in" / "b.docx").write_bytes(b"what?")
+    told = []
+    with serving_metrics(told.append, "127.0.0.1", 0) as tell:
+        assert _quiet_stream(refreshed, tell)["dead_letters"] == 1
+        seen = _metrics(told[0]["metrics"])
+    assert seen["limaml_stream_dead_letters_total"] == "1.0"
+    assert told[1]["refused_file"].endswith("b.docx")
+    assert "b.docx" in told[1]["reason"]
+
+
 def test_without_a_port_nothing_listens_and_a_port_that_cannot_be_used_is_named():
     told = []
     with serving_metrics(told.append, "127.0.0.1", None) as tell:
@@ -92,4 +152,26 @@ def test_the_commands_write_and_serve_them(refreshed, capsys):
     assert any(line.startswith('limaml_run_lag_seconds{command="update",quant') for line in lines)
     report = json.loads(written.read_text())
     assert (report["outcome"], report["upserted"]) == ("done", 1)
-    assert main([*update[:2], "--work", str(refreshed.folder / "none"), *shared[2:]]) == 2
+
+
+@pytest.mark.parametrize(
+    ("busy", "outcome", "stage", "success"),
+    [(False, "failed", "start", "0.0"), (True, "refused", "lock", "1.0")],
+)
+def test_an_update_without_its_work_folder_fails_and_one_beside_another_is_only_refused(
+    refreshed, busy, outcome, stage, success
+):
+    metrics, written = refreshed.folder / "update.prom", refreshed.folder / "update.json"
+    files = ("--metrics-file", str(metrics), "--report", str(written))
+    assert refreshed.update(refreshed.write([("u3", 5.0, 1)], "a.parquet"), more=files) == 0
+    if busy:
+        with exclusive(refreshed.work, UPDATE):
+            assert refreshed.update("a.parquet", more=files) == 2
+    else:
+        refreshed.work.rename(refreshed.folder / "elsewhere")
+        assert refreshed.update("a.parquet", more=files) == 2
+    report = json.loads(written.read_text())
+    assert (report["outcome"], report["stage"]) == (outcome, stage)
+    lines = metrics.read_text().splitlines()
+    assert f'limaml_run_success{{command="update"}} {success}' in lines
+    assert any(line.startswith("limaml_run_last_locked_") for line in lines) is busy

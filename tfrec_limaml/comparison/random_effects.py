@@ -6,7 +6,7 @@ for each member, L2-regularised coefficients with the global model's logit as of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,10 @@ from tfrec_limaml.models import TaskModel
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.train import train
 
-#: Candidate L2 penalties of the coefficients, and then of the intercept (infinite: none); the best
-#: by validation AUC are kept.
-PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0)
-INTERCEPT_PENALTIES = (0.3, 1.0, 3.0, 10.0, np.inf)
+#: Candidate L2 penalties of the coefficients, and then of the intercept (infinite: none), from the
+#: largest; the best by validation AUC are kept.
+PENALTIES = (1e5, 3e4, 1e4, 3e3, 1e3, 300.0, 100.0, 30.0, 10.0, 3.0)
+INTERCEPT_PENALTIES = (np.inf, 10.0, 3.0, 1.0, 0.3)
 _FIRST_INTERCEPT_PENALTY = 3.0
 NEWTON_STEPS = 30
 
@@ -65,21 +65,36 @@ def random_effects(
         adapted = _adapted(rows, ("train",), "validation", logits, inputs, penalties)
         return auc(rows["validation"].label, adapted)
 
-    by_penalty = {p: validation_auc(p, _FIRST_INTERCEPT_PENALTY) for p in PENALTIES}
-    penalty = max(by_penalty, key=by_penalty.__getitem__)
-    by_intercept = {p: validation_auc(penalty, p) for p in INTERCEPT_PENALTIES}
-    intercept = max(by_intercept, key=by_intercept.__getitem__)
+    penalty, _ = _best(PENALTIES, lambda p: validation_auc(p, _FIRST_INTERCEPT_PENALTY))
+    intercept, best_auc = _best(INTERCEPT_PENALTIES, lambda p: validation_auc(penalty, p))
     penalties = penalty, intercept
     adapted = _adapted(rows, ("train", "validation"), "test", logits, inputs, penalties)
     return Outcome(
         sigmoid(adapted),
-        by_intercept[intercept],
+        best_auc,
         unadapted=sigmoid(logits["test"]),
         settings={
             "penalty": penalty,
             "intercept_penalty": None if np.isinf(intercept) else intercept,
         },
     )
+
+
+def _best(penalties: Sequence[float], score: Callable[[float], float]) -> tuple[float, float]:
+    """The penalty with the best score, and that score.
+
+    The search ends after two penalties in a row that are no better: smaller ones overfit more.
+    """
+    best, best_score, worse = penalties[0], score(penalties[0]), 0
+    for penalty in penalties[1:]:
+        value = score(penalty)
+        if value > best_score:
+            best, best_score, worse = penalty, value, 0
+        else:
+            worse += 1
+        if worse == 2:
+            break
+    return best, best_score
 
 
 def with_intercept(inputs: Floats, penalty: float, intercept_penalty: float) -> Floats:

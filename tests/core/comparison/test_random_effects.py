@@ -44,6 +44,34 @@ def test_random_effects_learn_levels_of_members_where_no_feature_is_constant(
     assert (outcome.settings["intercept_penalty"] is not None) == has_intercept
 
 
+def test_penalties_are_tried_from_the_largest_until_two_in_a_row_are_no_better():
+    scores = {5.0: 0.1, 4.0: 0.3, 3.0: 0.2, 2.0: 0.4, 1.0: 0.4, 0.5: 0.2, 0.1: 0.9}
+    tried = []
+
+    def score(penalty):
+        tried.append(penalty)
+        return scores[penalty]
+
+    assert random_effects._best(list(scores), score) == (2.0, 0.4)
+    assert tried == [5.0, 4.0, 3.0, 2.0, 1.0, 0.5]
+
+
+def test_random_effects_that_only_overfit_are_all_but_removed():
+    random = np.random.default_rng(6)
+    rows, inputs, logits = {}, {}, {}
+    for split, count in (("train", 12), ("validation", 40), ("test", 40)):
+        member = np.repeat(np.arange(60), count)
+        logits[split] = random.normal(size=len(member))
+        label = (random.random(len(member)) < 1 / (1 + np.exp(-logits[split]))).astype(float)
+        rows[split] = types.SimpleNamespace(
+            task_key=member, label=label, weight=np.ones(len(member))
+        )
+        inputs[split] = 5 * random.normal(size=(len(member), 30))
+    outcome = random_effects.random_effects(rows, logits, inputs)
+    without = auc(rows["test"].label, logits["test"])
+    assert abs(auc(rows["test"].label, outcome.served) - without) < 0.002
+
+
 @pytest.mark.parametrize("intercept_penalty", [0.5, 7.0, np.inf])
 def test_the_intercept_of_a_random_effect_has_a_penalty_of_its_own(intercept_penalty):
     random = np.random.default_rng(4)

@@ -118,7 +118,9 @@ def test_a_stream_waits_while_the_generation_is_of_a_model_that_it_cannot_load(w
             assert world.refresh() == 0
 
     start(world, reports.append, sleep).run(one(world, "u1"))
-    assert [report["seconds"] for report in reports] == [1, 2]
+    *waits, end = reports
+    assert [wait["seconds"] for wait in waits] == [1, 2]
+    assert list(end) == ["waited"]
     assert "was made by another model with the same version number, 7" in reports[0]["waiting"]
     assert world.sums("u1") == [(6, 2)]
 

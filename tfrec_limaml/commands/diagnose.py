@@ -22,8 +22,8 @@ Estimates how much LiMAML could gain, before you train it. Trains a plain networ
 (including the history features of the schema), like `limaml train --algorithm vanilla`, and scores
 the validation rows. Then estimates how much tasks still differ, overall and in their preferences
 for each category, and measures how much AUC an effect estimated from each task's earlier rows
-gains on its later rows: a level, a preference for each category, and an offset to the network's
-meta embedding, which reads all features. Gives a verdict for every task definition. Takes little
+gains on its later rows: a level, a preference for each category, and tastes across all features (an
+offset to the network's meta embedding). Gives a verdict for every task definition. Takes little
 longer than the training of the network.
 
 example:

@@ -17,7 +17,7 @@ from tfrec_limaml.arrays import Array, Floats, Integers
 from tfrec_limaml.comparison.networks import scores
 from tfrec_limaml.comparison.rivals import Data, Outcome
 from tfrec_limaml.comparison.rows import Rows, dense
-from tfrec_limaml.diagnosis.random_intercept import sigmoid
+from tfrec_limaml.diagnosis.random_intercept import logit, sigmoid
 from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.models import TaskModel
 from tfrec_limaml.training.options import TrainOptions
@@ -38,8 +38,8 @@ def glmix(data: Data, seed: int) -> Outcome:
         options = options.replace(epochs=data.epochs)
     model = train(data.tasks, options, task=data.task).model
     model.fine_tune = False
-    logits = {"train": _logit(_train_scores(model, data))}
-    logits |= {s: _logit(scores(model, data, s, False)) for s in ("validation", "test")}
+    logits = {"train": logit(_train_scores(model, data))}
+    logits |= {s: logit(scores(model, data, s, False)) for s in ("validation", "test")}
     mean, deviation = _moments(dense(data.train, data.encoder))
     inputs = {
         s: (dense(getattr(data, s), data.encoder) - mean) / deviation
@@ -210,11 +210,6 @@ def _train_scores(model: TaskModel, data: Data) -> Floats:
         raw = {n: tf.constant(v[start : start + step]) for n, v in data.train.columns.items()}
         parts.append(model(data.encoder(raw), training=False).numpy())
     return np.concatenate(parts).astype(np.float64)
-
-
-def _logit(probability: Floats) -> Floats:
-    clipped = np.clip(probability, 1e-7, 1 - 1e-7)
-    return np.log(clipped) - np.log1p(-clipped)
 
 
 def _moments(values: npt.NDArray[np.float32]) -> tuple[Floats, Floats]:

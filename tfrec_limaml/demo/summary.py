@@ -34,6 +34,7 @@ def facts(result: dict[str, Any]) -> list[tuple[str, str]]:
                 f"{served['gain_high']:+.4f})",
             )
         )
+    lines += [("Note", warning) for warning in result["warnings"]]
     if "best_possible_auc" in result:
         lines.append(("Best possible test AUC (known here)", f"{result['best_possible_auc']:.4f}"))
     embeddings = result["embeddings"]

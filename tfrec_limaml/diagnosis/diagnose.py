@@ -4,9 +4,9 @@ A plain network is trained on the training rows with all features, history featu
 later rows, the diagnostic estimates how much tasks still differ
 (`tfrec_limaml.diagnosis.random_intercept`), overall and for each category (a topic, a tab), and
 measures how much AUC each task's history gains: by an effect of the task or of one category
-(`tfrec_limaml.diagnosis.history_gain`), and by an offset that reads all features
-(`tfrec_limaml.diagnosis.offset_gain`). The verdict uses the second number: later rows of a task may
-resemble each other without any relation to its history.
+(`tfrec_limaml.diagnosis.history_gain`), and by an offset to the meta embedding, which can express
+tastes across all features (`tfrec_limaml.diagnosis.offset_gain`). The verdict uses the second
+number: later rows of a task may resemble each other without any relation to its history.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tfrec_limaml.blocks.offset import OffsetMetaBlock
 from tfrec_limaml.diagnosis.history_gain import HistoryGain, Rows, best_effect
+from tfrec_limaml.diagnosis.random_intercept import logit
 from tfrec_limaml.models import LiMAML, TaskModel
 from tfrec_limaml.training.strength import rows_by_strength
 
@@ -23,7 +24,6 @@ Array = npt.NDArray[Any]
 #: Candidate variances of the offsets' prior; 0 does not adapt.
 VARIANCES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _STEPS = 2
-_CLOSEST = 1e-7  # of a probability to 0 or 1
 
 
 def offset_gain(
@@ -51,13 +51,8 @@ def offset_gain(
         fine_tune_steps=_STEPS,
     )
     predictions = rows_by_strength(model, tasks, VARIANCES)
-    logits = [_logit(each["probability"]) for each in predictions.values()]
+    logits = [logit(each["probability"]) for each in predictions.values()]
     first = predictions[0.0]
     task = np.unique(first["task_key"], return_inverse=True)[1]
     rows = Rows(first["label"], logits[0], task, np.ones(len(task), bool))
-    return best_effect(rows, [logit - logits[0] for logit in logits], confidence)
-
-
-def _logit(probability: Array) -> Array:
-    p = probability.astype(float).clip(_CLOSEST, 1 - _CLOSEST)
-    return np.asarray(np.log(p) - np.log1p(-p))
+    return best_effect(rows, [each - logits[0] for each in logits], confidence)

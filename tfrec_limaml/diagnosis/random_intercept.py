@@ -24,6 +24,7 @@ MAX_DEVIATION = 3.0
 _ATTENUATION = 0.346
 #: Larger logits are clipped to this, so that exponentials stay finite.
 _MAX_LOGIT = 600.0
+_CLOSEST = 1e-7  # of a probability to 0 and 1
 #: Steps of Newton's method, and of the golden-section search.
 _NEWTON_STEPS, _SEARCH_STEPS = 25, 10
 #: Simulated data sets that a gain is averaged over, and the seed of their random numbers.
@@ -258,6 +259,12 @@ def _log_sum_exp(values: Array) -> Array:
     """The logarithm of the sum of exponentials over the first axis."""
     maximum = values.max(axis=0)
     return np.asarray(maximum + np.log(np.exp(values - maximum).sum(axis=0)))
+
+
+def logit(probability: Array) -> Array:
+    """Probabilities to logits, in double precision and finite."""
+    p = np.clip(probability.astype(np.float64), _CLOSEST, 1 - _CLOSEST)
+    return np.asarray(np.log(p) - np.log1p(-p))
 
 
 def sigmoid(value: Array) -> Array:

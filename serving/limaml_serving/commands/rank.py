@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from limaml_serving.commands.json_lines import as_json, parse
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import RANK_SIGNATURE, SERVING_SIGNATURE
@@ -15,7 +17,6 @@ from tfrec_limaml.wording import counted
 
 if TYPE_CHECKING:
     from limaml_serving.client.ranker import Ranker
-    from limaml_serving.client.steps import Ranked
     from tfrec_limaml.store.base import EmbeddingStore
 
 _DESCRIPTION = """\
@@ -156,11 +157,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     store = open_store(arguments.store)
     try:
-        if not store.generations():
-            sys.stderr.write(
-                f"limaml: the store {masked(arguments.store)} holds no generation, so no meta "
-                "embedding will be found; check the address\n"
-            )
+        _warn_if_empty(store, masked(arguments.store))
         with _ranker(arguments, store) as ranker:
             _wait(ranker, arguments.target, arguments.wait)
             lines, bad = _rank_lines(ranker, sys.stdin.buffer, arguments.top)
@@ -176,6 +173,18 @@ def run(arguments: argparse.Namespace) -> None:
         raise LimamlError(
             f"{bad} of {lines} lines could not be ranked; the messages above name them"
         )
+
+
+def _warn_if_empty(store: EmbeddingStore, address: str) -> None:
+    """Says so if the store has no embeddings; one that cannot be read is the ranker's business."""
+    from tfrec_limaml.errors import StoreError
+
+    with contextlib.suppress(StoreError):
+        if not store.generations():
+            sys.stderr.write(
+                f"limaml: the store {address} holds no generation, so no meta embedding will be "
+                "found; check the address\n"
+            )
 
 
 def _wait(ranker: Ranker, target: str, seconds: float) -> None:
@@ -229,7 +238,7 @@ def _rank_lines(ranker: Ranker, source: Iterable[bytes], top: int | None) -> tup
             continue
         lines += 1
         try:
-            ranked = ranker.rank(*_parse(line), top=top)
+            ranked = ranker.rank(*parse(line), top=top)
         except RequestError as error:
             bad += 1
             sys.stderr.write(f"limaml: line {number}: {error}\n")
@@ -239,52 +248,9 @@ def _rank_lines(ranker: Ranker, source: Iterable[bytes], top: int | None) -> tup
             bad += 1
             sys.stderr.write(f"limaml: line {number}: {error}\n")
         else:
-            sys.stdout.write(json.dumps({"line": number, **_as_json(ranked)}) + "\n")
+            sys.stdout.write(json.dumps({"line": number, **as_json(ranked)}) + "\n")
             sys.stdout.flush()  # whoever reads the lines may wait for this one
     return lines, bad
-
-
-def _parse(line: bytes) -> tuple[dict[str, Any], Any]:
-    from limaml_serving.errors import RequestError
-
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"not a JSON object: {error}") from error
-    if (
-        not isinstance(content, dict)
-        or not isinstance(content.get("member"), dict)
-        or not isinstance(content.get("candidates"), list | dict)
-    ):
-        raise RequestError('expected {"member": {...}, "candidates": [{...}, ...]}')
-    if b"\\ud" in line.lower():  # a lone surrogate is not a character
-        try:
-            json.dumps(content, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise RequestError(f"holds text that is not valid Unicode: {error}") from error
-    return content["member"], content["candidates"]
-
-
-def _as_json(ranked: Ranked) -> dict[str, Any]:
-    scores = (
-        {"probability": ranked.probability, "logit": ranked.logit}
-        if ranked.is_probability
-        else {"prediction": ranked.prediction}
-    )
-    columns: dict[str, Any] = {
-        "candidate": ranked.order,
-        **scores,
-        "used_embedding": ranked.used_embedding,
-    }
-    rows = [
-        dict(zip(columns, row, strict=True))
-        for row in zip(*(column.tolist() for column in columns.values()), strict=True)
-    ]
-    return {
-        "model_version": ranked.model_version,
-        "ranked": rows,
-        **({"filled": list(ranked.filled)} if ranked.filled else {}),
-    }
 
 
 RANK = Command(

@@ -157,6 +157,7 @@ def test_training_rows_that_no_record_holds_are_a_warning_with_the_remedy(rows, 
         ((0.2, 1.0, 0.3), (9, 4, 4), ["all 4 rows of the validation split have the label 1:"]),
         ((0.0, 0.1, 0.0), (9, 4, 4), ["all 9 rows of the train", "all 4 rows of the test"]),
         ((0.2, 0.1, 0.3), (9, 4, 4), []),
+        ((0.0, 0.0, 0.0), (9, 4, 4), ["all 9 rows", "all 4 rows", "all 4 rows"]),
         ((0.0, 0.0, 0.0), (9, 0, 0), []),  # a daily job has no evaluation rows
     ],
 )
@@ -169,6 +170,8 @@ def test_a_split_of_one_class_is_a_warning(shop_schema, rates, rows, said):
     lines = data_card.one_class(shop_schema, splits)
     assert len(lines) == len(said)
     assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
+    remedy = "check the label's column" if len(set(rates)) == 1 else "choose other split dates"
+    assert all(line.endswith(remedy) for line in lines)
     stars = shop_schema.replace(label=Label(name=shop_schema.label.name, kind="regression"))
     assert data_card.one_class(stars, splits) == []
 

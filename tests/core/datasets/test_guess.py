@@ -39,6 +39,14 @@ def describe(tmp_path):
     return of
 
 
+def test_a_column_that_is_named_like_a_time_is_shown_with_its_values(describe):
+    frame = pd.DataFrame(
+        {"user_id": ["u1", "u2"], "clicked": [0, 1], "timestamp": ["01.02.2024", "02.02.2024"]}
+    )
+    with pytest.raises(SchemaError, match=r"\('timestamp' has values such as '01\.02\.2024', "):
+        describe(frame)
+
+
 def test_columns_with_unusual_names_are_named_by_the_user(log, describe):
     with pytest.raises(SchemaError, match="name it with --timestamp"):
         describe(log)

@@ -87,6 +87,26 @@ def test_a_slice_without_auc_or_with_few_rows_is_left_out(evaluation):
     assert "5,200 rows" in drawing
 
 
+def test_a_slice_of_too_few_members_has_no_interval_to_draw(evaluation):
+    for result in evaluation["results"]:
+        result["slices"][4]["note"] = "fewer than 30 tasks"
+    drawing = charts.auc_by_history(evaluation["results"])
+    assert "31+" not in drawing
+    assert "2,500 rows" in drawing
+
+
+def test_a_model_has_one_colour_in_all_charts_and_its_forms_differ(training, evaluation):
+    def colours(drawing):
+        form = r"<g><title>([^,<]+(?:, (?!epoch)[a-z-]+)?)[^<]*</title>"
+        return dict(re.findall(rf'{form}(?:<line[^>]*>)?<\w+ class="s(\d) mark', drawing))
+
+    curves = colours(charts.learning_curves(training, "val_auc", "validation AUC"))
+    by_history = colours(charts.auc_by_history(evaluation["results"]))
+    assert curves["Vanilla"] == by_history["Vanilla, un-adapted"]
+    assert curves["LiMAML"] == by_history["LiMAML, fine-tuned"]
+    assert len(set(by_history.values())) == len(by_history) == 3
+
+
 def test_the_map_names_each_group_and_limits_its_points():
     rng = np.random.default_rng(0)
     groups = [f"g{i % 3}" for i in range(3 * charts.MAP_POINTS)]
@@ -98,6 +118,7 @@ def test_the_map_names_each_group_and_limits_its_points():
         )
     )
     assert names == ["g0", "g1", "g2"]
+    assert f"{charts.MAP_POINTS} of them drawn" in drawing
     assert len(re.findall(r'class="s\d mark"', drawing)) == charts.MAP_POINTS
 
 

@@ -99,6 +99,13 @@ def test_the_page_of_one_seed_draws_no_standard_deviation(result, tmp_path):
     assert "0.0020" not in page.read_text()
 
 
+def test_empty_cells_of_the_slices_are_explained(result):
+    assert markdown(result).endswith("\n\nEmpty: fewer than 30 tasks, or labels of one class.")
+    for row in result["results"][:2]:
+        del row["slices"][:2]
+    assert "Empty" not in markdown(result)
+
+
 def test_without_the_reference_no_gain_is_announced(result, tmp_path):
     assert "gain over vanilla" in markdown(result)
     assert "Gain over vanilla" in write_comparison_page(tmp_path / "p.html", result).read_text()

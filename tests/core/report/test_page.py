@@ -64,6 +64,18 @@ def test_the_page_shows_every_part(report):
     assert [tag for tag, _ in page.seen].count("figure") == 5
 
 
+def test_a_table_of_too_few_members_stays_without_a_chart_and_intervals(report, evaluation):
+    for result in evaluation["results"]:
+        result["note"] = "fewer than 30 tasks"
+        for cell in result["slices"]:
+            cell["note"] = "fewer than 30 tasks"
+    page = render(Report(title="few", summary="", evaluation=evaluation))
+    assert "<figure" not in page
+    assert "<p></p>" not in page
+    assert "<td>0.6930</td>" in page
+    assert '<th scope="row">LiMAML, fine-tuned</th>' in page
+
+
 def test_the_page_loads_nothing_from_anywhere(report):
     page = render(report)
     assert not re.search(

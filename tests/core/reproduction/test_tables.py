@@ -15,6 +15,7 @@ from tfrec_limaml.comparison.rivals import Data
 from tfrec_limaml.comparison.rows import Rows
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.metrics import auc
+from tfrec_limaml.report.tables_page import ordering_sentence
 from tfrec_limaml.reproduction import setups
 from tfrec_limaml.reproduction.paper_tables import all_tables
 from tfrec_limaml.reproduction.run import failed, markdown, run_table, write_page
@@ -192,6 +193,9 @@ def test_a_table_is_run_written_and_not_run_again(tasks_folder, tmp_path, monkey
     page = write_page(tmp_path / "report.html", "Tables", [result]).read_text()
     assert "A toy" in page
     assert "<svg" in page
+    (ordering,) = result["orderings"]
+    assert f"<li>{ordering_sentence(ordering)}</li>" in page
+    assert f"<td>{result['lines'][1]['val_auc_mean']:.4f}</td>" in page
 
     def fail(*args):
         raise AssertionError("run again")

@@ -67,6 +67,22 @@ def test_every_line_is_ranked_with_the_stored_embedding(rank):
     assert "ranked 2 of 2 lines; 4 candidates, 4 with a meta embedding" in err[-1]
 
 
+def test_a_store_without_a_generation_is_named(rank, tmp_path):
+    address = f"lmdb:{tmp_path / 'misspelt'}"
+    code, (answer,), err = rank(_lines(GOOD), "--store", address)
+    assert code == 0
+    assert not answer["ranked"][0]["used_embedding"]
+    assert f"the store {address} holds no generation" in err[0]
+
+
+def test_a_store_that_cannot_be_read_does_not_keep_candidates_from_being_ranked(rank, tmp_path):
+    (tmp_path / "file").write_text("not a store")
+    code, (answer,), err = rank(_lines(GOOD), "--store", f"lmdb:{tmp_path / 'file'}")
+    assert code == 0
+    assert not answer["ranked"][0]["used_embedding"]
+    assert not any("holds no generation" in line for line in err)
+
+
 def test_a_line_is_written_before_the_next_one_comes(rank, tmp_path, monkeypatch):
     written, line = [], json.dumps(GOOD).encode()
 

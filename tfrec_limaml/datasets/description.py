@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tfrec_limaml.datasets import card, conform, guess, raw, registry, user_files
+from tfrec_limaml.datasets import card, conform, guess, raw, registry, text_remarks, user_files
 from tfrec_limaml.datasets.text_format import NULL_WORDS, TextFormat
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
@@ -79,10 +79,7 @@ def _files(
     )
     result = card.data_card(data, invalid)
     if guessed is not None:
-        result["warnings"] += guessed.checks
-        if table.unnamed:
-            remark = f"left out: columns without a name in line 1: {table.unnamed}"
-            result["warnings"].append(remark)
+        result["warnings"] += [*guessed.checks, *_remarks(table, text or TextFormat())]
         result["schema_yaml"] = yaml.safe_dump(
             guessed.schema.to_dict(), sort_keys=False, allow_unicode=True
         )
@@ -91,6 +88,13 @@ def _files(
             result["schema_written"] = str(write_schema)
             result["next"] = _prepare_command(path, write_schema, text or TextFormat())
     return result
+
+
+def _remarks(table: user_files.Table, text: TextFormat) -> list[str]:
+    """What to know of the file as it was read."""
+    words = text_remarks.missing_words(table.frame, text.null_words)
+    unnamed = f"left out: columns without a name in line 1: {table.unnamed}"
+    return [*([words] if words else []), *([unnamed] if table.unnamed else [])]
 
 
 def _save(schema: Schema, path: str | Path) -> None:

@@ -17,7 +17,7 @@ from tfrec_limaml.datasets.column_shapes import (
 )
 from tfrec_limaml.datasets.date_split import split_by_quantile
 from tfrec_limaml.datasets.guess_feature import constant_within, guess_feature
-from tfrec_limaml.datasets.text_remarks import missing_words, whole_floats
+from tfrec_limaml.datasets.text_remarks import whole_floats
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.schema import RESERVED_NAMES, Feature, Label, Schema
 
@@ -88,7 +88,7 @@ def guess_schema(frame: pd.DataFrame, name: str, known: Known | None = None) -> 
         f"left out: {name} holds {kind}, which cannot be a feature" for name, kind in nested.items()
     ]
     features, remarks = _features(frame, label.name, timestamp, task)
-    checks += [*remarks, *_remarks_on_text(frame, task)]
+    checks += [*remarks, *_remark_on_key(frame[task], task)]
     milliseconds, _ = columns.to_milliseconds(frame[timestamp], unit)
     schema = Schema(
         name=re.sub(r"\W+", "-", name).strip("-") or "own",
@@ -218,10 +218,9 @@ def _named_like_times(frame: pd.DataFrame, names: Sequence[str]) -> str:
     return ""
 
 
-def _remarks_on_text(frame: pd.DataFrame, task: str) -> list[str]:
-    key = whole_floats(frame[task])
-    words = missing_words(frame)
-    return [*([f"task key: {task} {key}"] if key else []), *([words] if words else [])]
+def _remark_on_key(keys: pd.Series, task: str) -> list[str]:
+    remark = whole_floats(keys)
+    return [f"task key: {task} {remark}"] if remark else []
 
 
 def _best_time(frame: pd.DataFrame, times: Sequence[str], task: str) -> str:

@@ -58,8 +58,9 @@ def add_text_arguments(parser: Any) -> None:
         dest="null_words",
         action="append",
         metavar="WORD",
-        help=r"word for a missing value in text files, e.g. '\N', in addition to empty cells; "
-        "may be repeated (default: NULL and null)",
+        help=r"word for a missing value in text files, e.g. '\N'; empty cells are missing in any "
+        "case. Repeat the option for several words. It replaces the default words, NULL and null: "
+        "name them too if the files have them",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,8 +22,11 @@ _SIGNS = r"[\s$€£¥%,'_]"
 _SAMPLE = 1000
 
 
-def missing_words(frame: pd.DataFrame) -> str:
-    """A remark on words that probably mean a missing value, or ""."""
+def missing_words(frame: pd.DataFrame, in_force: Sequence[str]) -> str:
+    """A remark on words that probably mean a missing value, or "".
+
+    The option it names has the words `in_force` too, because it replaces them.
+    """
     found: dict[str, list[str]] = {}
     for name in frame:
         if is_text(frame[name]) and not is_vector(frame[name]):
@@ -33,7 +37,7 @@ def missing_words(frame: pd.DataFrame) -> str:
     if not found:
         return ""
     words = "; ".join(f"{word!r} in {', '.join(names)}" for word, names in found.items())
-    option = " ".join(f"--null-word='{word}'" for word in found)
+    option = " ".join(f"--null-word='{word}'" for word in dict.fromkeys([*in_force, *found]))
     return f"these words are read as text: {words}; if they mean a missing value, pass {option}"
 
 

@@ -102,11 +102,19 @@ def _slice_auc(runs: list[dict[str, Any]], rows: Rows, mask: Array) -> float | N
 def paired_gain(
     runs: list[dict[str, Any]], base: list[dict[str, Any]], rows: Rows
 ) -> dict[str, Any]:
-    """The mean gain; its variance is that of the mean over seeds plus that of the rows."""
+    """The mean gain; its variance is that of the mean over seeds plus that of the rows.
+
+    Runs are paired by seed. A rival without random numbers has one run, which is paired with each
+    run of the reference: its gain is then the difference of the mean AUCs.
+    """
     if not base:
         return {}
     by_seed = {run["seed"]: run for run in base}
-    pairs = [(run, by_seed.get(run["seed"], base[0])) for run in runs]
+    pairs = (
+        [(runs[0], other) for other in base]
+        if len(runs) == 1
+        else [(run, by_seed.get(run["seed"], base[0])) for run in runs]
+    )
     gains = [
         auc_difference(rows.label, run["scores"], other["scores"], rows.task)
         for run, other in pairs

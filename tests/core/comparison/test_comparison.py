@@ -18,7 +18,7 @@ from tfrec_limaml.comparison.rivals import Data, Outcome
 from tfrec_limaml.comparison.rows import Rows
 from tfrec_limaml.comparison.summary import summarise
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.evaluation.metrics import auc, grouped_auc, ndcg
+from tfrec_limaml.evaluation.metrics import Z_95, auc, auc_difference, grouped_auc, ndcg
 from tfrec_limaml.schema.schema import History
 
 
@@ -236,6 +236,20 @@ def test_the_gain_is_paired_by_seed_and_its_interval_holds_the_difference():
     assert entry["gain"] == pytest.approx(np.mean(gains))
     assert 0 < entry["gain_low"] < entry["gain"] < entry["gain_high"]
     assert sum(part["rows"] for part in entry["slices"]) == 400
+
+
+def test_a_rival_without_seeds_is_paired_with_every_run_of_the_reference():
+    rows, random = _rows(), np.random.default_rng(1)
+    base = [1 / (1 + np.exp(-(0.5 * rows.label + random.normal(size=400)))) for _ in range(3)]
+    only = 1 / (1 + np.exp(-(rows.label + random.normal(size=400))))
+    runs = [_run("task-rate", 0, only)] + [_run("vanilla", s, v) for s, v in enumerate(base)]
+    entry, reference = summarise(runs, rows, "vanilla")
+    assert entry["gain"] == pytest.approx(entry["auc_mean"] - reference["auc_mean"])
+    aucs = np.array([auc(rows.label, scores) for scores in base])
+    differences = [auc_difference(rows.label, only, scores, rows.task) for scores in base]
+    of_rows = np.mean([((d.high - d.value) / Z_95) ** 2 for d in differences])
+    half = Z_95 * np.sqrt(of_rows + np.var(aucs, ddof=1) / 3)
+    assert entry["gain_high"] - entry["gain"] == pytest.approx(half)
 
 
 def test_grouped_auc_weighs_tasks_by_their_rows_and_ndcg_looks_at_the_top():

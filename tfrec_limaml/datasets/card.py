@@ -130,11 +130,11 @@ def _warnings(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> l
         warnings.append(
             f"{counted(count, 'row has', 'rows have', ',')} a time before 1980 or after 2099"
         )
-    missing = {name: counts.get("missing", 0) for name, counts in card["invalid"].items()}
     warnings += [
-        f"column {name} has no value in {count / len(frame):.0%} of the rows"
-        for name, count in missing.items()
-        if count > WARN_MISSING * len(frame) and name in frame
+        f"column {name} has no value that can be used in {frame[name].isna().mean():.0%} of the "
+        "rows"
+        for name in card["invalid"]
+        if name in frame and frame[name].isna().mean() > WARN_MISSING
     ]
     if card.get("share_of_test_tasks_with_history", 1.0) < 0.2:
         warnings.append(

@@ -37,7 +37,8 @@ def conform(raw: RawData) -> tuple[RawData, Invalid]:
 
     Returns:
         The data in canonical types and time order, and per column the number of ``missing``,
-        ``unparsable``, ``non_finite`` and ``out_of_range`` values that remain in it.
+        ``unparsable``, ``non_finite`` and ``out_of_range`` values in the rows that were read,
+        those that are dropped included.
 
     Raises:
         SchemaError: A column is missing or of another type than declared, a file is empty, the

@@ -259,8 +259,16 @@ def test_single_odd_times_and_mostly_missing_columns_are_on_the_card(checked, ow
     assert raw.dropped == {"no usable timestamp": 2}
     card = data_card(raw, invalid)
     assert "1 row has a time before 1980 or after 2099" in card["warnings"]
-    assert "column price has no value in 92% of the rows" in card["warnings"]
+    assert "column price has no value that can be used in 92% of the rows" in card["warnings"]
     assert card["time_span"][0] == "1970-01-01T00:00:00+00:00"
+
+
+def test_the_share_of_missing_values_is_one_of_the_rows_that_are_kept(checked, own_frame):
+    frame = own_frame.assign(category=[None, *own_frame.category[1:-5], *[None] * 5])
+    raw, invalid = checked(frame=pd.concat([frame, *[frame.iloc[:1]] * 50]))
+    card = data_card(raw, invalid)
+    assert (card["rows"], card["invalid"]["category"]) == (40, {"missing": 56})
+    assert "column category has no value that can be used in 15% of the rows" in card["warnings"]
 
 
 def test_keys_that_no_store_can_hold_are_dropped_and_counted(checked, own_frame):

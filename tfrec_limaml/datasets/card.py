@@ -12,7 +12,7 @@ import pandas as pd
 
 from tfrec_limaml.datasets.date_split import EPOCH
 from tfrec_limaml.datasets.raw import RawData
-from tfrec_limaml.datasets.typed_columns import out_of_range
+from tfrec_limaml.datasets.typed_columns import WITHOUT_OFFSET, out_of_range
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.column_times import implausible
 from tfrec_limaml.schema.schema import Schema, parse_time
@@ -129,6 +129,13 @@ def _warnings(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> l
     if count:
         warnings.append(
             f"{counted(count, 'row has', 'rows have', ',')} a time before 1980 or after 2099"
+        )
+    without = card["invalid"].get(schema.timestamp, {}).get(WITHOUT_OFFSET)
+    if without:
+        warnings.append(
+            f"{counted(without, 'row has', 'rows have', ',')} a time without an offset in column "
+            f"{schema.timestamp}, the others have one: it is read as UTC; if it is another zone's "
+            "time, add the offset"
         )
     warnings += [
         f"column {name} has no value that can be used in {frame[name].isna().mean():.0%} of the "

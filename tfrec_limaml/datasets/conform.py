@@ -38,7 +38,7 @@ def conform(raw: RawData) -> tuple[RawData, Invalid]:
     Returns:
         The data in canonical types and time order, and per column the number of ``missing``,
         ``unparsable``, ``non_finite`` and ``out_of_range`` values in the rows that were read,
-        those that are dropped included.
+        those that are dropped included; and of times ``without_offset`` if others have one.
 
     Raises:
         SchemaError: A column is missing or of another type than declared, a file is empty, the
@@ -53,7 +53,7 @@ def conform(raw: RawData) -> tuple[RawData, Invalid]:
     columns_needed = interaction_columns(schema)
     _check_columns(frame, INTERACTIONS, columns_needed)
     converted = {
-        schema.timestamp: timestamp_column(frame[schema.timestamp], schema),
+        schema.timestamp: timestamp_column(frame[schema.timestamp], schema, invalid),
         schema.label.name: label_column(frame, schema, invalid),
     }
     for name in columns_needed:

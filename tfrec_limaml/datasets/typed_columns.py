@@ -8,17 +8,21 @@ import pandas as pd
 
 from tfrec_limaml.datasets import columns
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema.column_times import implausible
+from tfrec_limaml.schema.column_times import implausible, offsets
 from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.wording import counted
 
 Invalid = dict[str, dict[str, int]]
 #: Share of implausible times above which a file is refused, as in ``limaml prepare``.
 MAX_IMPLAUSIBLE = 0.5
+#: Kind of times that have no offset from UTC, unlike others of their column.
+WITHOUT_OFFSET = "without_offset"
 
 
-def timestamp_column(series: pd.Series, schema: Schema) -> pd.Series:
+def timestamp_column(series: pd.Series, schema: Schema, invalid: Invalid) -> pd.Series:
     """Milliseconds since the epoch; missing if a value is not a time.
+
+    If some texts have an offset and others do not, `invalid` has the number of the latter.
 
     Raises:
         SchemaError: No value is a time, or most times are implausible.
@@ -43,6 +47,9 @@ def timestamp_column(series: pd.Series, schema: Schema) -> pd.Series:
             f"column {schema.timestamp!r}: {count} of its {len(values)} times are before 1980 or "
             f"after 2099: is `timestamp_unit: {schema.timestamp_unit}` right?"
         )
+    with_offset, without = offsets(columns.arrow(series), schema.timestamp_unit)
+    if with_offset and without:
+        invalid[schema.timestamp] = {WITHOUT_OFFSET: without}
     return values
 
 

@@ -30,6 +30,20 @@ def implausible(times: Integers) -> Mask:
     return (times < PLAUSIBLE[0]) | (times >= PLAUSIBLE[1])
 
 
+def offsets(column: Column, unit: str) -> tuple[int, int]:
+    """The numbers of ISO 8601 texts with an offset from UTC (or ``Z``), and of those without one.
+
+    Both are 0 for times of other types and units.
+    """
+    array = simple_array(column)
+    if unit != "iso" or not pa.types.is_string(array.type):
+        return 0, 0
+    text = array.filter(pc.fill_null(pc.match_substring_regex(array, r"^\s*\d{4}"), False))
+    with_offset = pc.match_substring_regex(text, r"[T ]\d{2}.*(Z|z|[+-]\d{2}:?(\d{2})?)\s*$")
+    count = int(pc.sum(with_offset).as_py() or 0)
+    return count, len(text) - count
+
+
 def as_milliseconds(column: Column, unit: str) -> tuple[Integers, Mask]:
     """Milliseconds since the epoch ``[n]``, and a mask of invalid times.
 

@@ -11,6 +11,8 @@ from limaml_beam.build_tasks.row_checks import (
     IMPLAUSIBLE,
     UNKNOWN_KEY,
     UNREADABLE,
+    WITH_OFFSET,
+    WITHOUT_OFFSET,
     WITHOUT_WEIGHT,
 )
 from limaml_beam.build_tasks.settings import TaskSettings
@@ -39,6 +41,7 @@ def describe(
 
     Returns:
         ``filled`` and ``unknown_keys``: shares of the rows read, by feature and by table;
+        ``implausible_times``, and ``times_without_offset`` if others have an offset: also shares;
         ``rows_per_day`` from the first to the last row that is used; and, of a run without
         evaluation splits, ``newest_row_age_days`` at the end of its window and ``rows_by_day``,
         the number of rows of each day (UTC, ISO 8601) that has any.
@@ -51,6 +54,8 @@ def describe(
         "unknown_keys": {name: n / read for name, n in counts_under(counts, UNKNOWN_KEY).items()},
         "implausible_times": counts.get(IMPLAUSIBLE, 0) / read,
     }
+    if counts.get(WITH_OFFSET) and counts.get(WITHOUT_OFFSET):
+        shares["times_without_offset"] = counts[WITHOUT_OFFSET] / read
     if last:
         days = max((max(last) - min(first)) / DAY_MS, 1.0)
         shares["rows_per_day"] = sum(summary.rows) / days
@@ -119,5 +124,11 @@ def warnings(quality: Mapping[str, Any], schema: Schema) -> list[str]:
         lines.append(
             f"{quality['implausible_times']:.2%} of the rows have a time before 1980 or after "
             "2099, or none that can be read"
+        )
+    if quality.get("times_without_offset"):
+        lines.append(
+            f"{quality['times_without_offset']:.2%} of the rows have a time without an offset in "
+            f"column {schema.timestamp}, others have one: it is read as UTC; if it is another "
+            "zone's time, add the offset"
         )
     return lines

@@ -16,7 +16,7 @@ from limaml_beam.rows.columnar import LABEL, ORDER, TIME, WEIGHT, Mask, key_colu
 from limaml_beam.rows.feature_tables import Tables, owner
 from tfrec_limaml.schema import arrow_keys, column_values
 from tfrec_limaml.schema.column_numbers import as_floats
-from tfrec_limaml.schema.column_times import as_milliseconds, implausible
+from tfrec_limaml.schema.column_times import as_milliseconds, implausible, offsets
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.store.erasure import Tombstones
 
@@ -32,6 +32,8 @@ MALFORMED = "malformed_row"
 #: Rows with an implausible time. Outside of the dates they are dead letters, because the time is
 #: probably in another unit; otherwise they are used. The count includes times that cannot be read.
 IMPLAUSIBLE = "implausible_time"
+#: Rows whose time is a text with an offset from UTC, and those without one; they are used.
+WITH_OFFSET, WITHOUT_OFFSET = "with_offset", "without_offset"
 #: Rows of weight 0; they are used.
 WITHOUT_WEIGHT = "weight_0"
 #: Prefixes of counts by feature or table. `UNREADABLE` values exist, but are not valid.
@@ -126,10 +128,13 @@ def _read_times(
     counts: dict[str, int],
     reject: Reject,
 ) -> npt.NDArray[np.int64]:
-    """Adds the times to `columns`, and the number of implausible ones to `counts`; returns them."""
+    """Adds the times to `columns`, and numbers of odd ones to `counts`; returns them."""
     times, bad = as_milliseconds(raw[schema.timestamp], schema.timestamp_unit)
     reject(bad, "invalid_timestamp")
     counts[IMPLAUSIBLE] = int((bad | implausible(times)).sum())
+    counts[WITH_OFFSET], counts[WITHOUT_OFFSET] = offsets(
+        raw[schema.timestamp], schema.timestamp_unit
+    )
     columns[TIME] = pa.array(times)
     return times
 

@@ -239,6 +239,22 @@ def test_a_time_in_another_unit_is_invalid_outside_the_dates_and_used_within(dat
     assert counts["implausible_time"] == 1
 
 
+def test_times_without_an_offset_beside_others_are_a_warning():
+    from limaml_beam.build_tasks.row_checks import validate
+
+    schema = SCHEMA.replace(timestamp_unit="iso")
+    how = TaskSettings(definitions=("user",), **date_fields(schema, recent_only=True))
+    times = ["2024-05-01T10:00:00+02:00", "2024-05-01T10:00:00", "2024-05-02 09:00:00", None]
+    rows = {"y": [1] * 4, "u": ["a"] * 4, "x": [1.0] * 4, "kind": ["b"] * 4}
+    counts = validate(schema, how, {}, pa.table({**rows, "t": times}))[2]
+    found = quality.describe(counts, SplitSummary(), how)
+    assert found["times_without_offset"] == 0.5
+    (line,) = [w for w in quality.warnings(found, schema) if "offset" in w]
+    assert line.startswith("50.00% of the rows have a time without an offset in column t, others")
+    counts = validate(schema, how, {}, pa.table({**rows, "t": times[1:3] * 2}))[2]
+    assert "times_without_offset" not in quality.describe(counts, SplitSummary(), how)
+
+
 def test_integers_that_floats_cannot_hold_stay_apart(tmp_path, shop_schema):
     from limaml_beam.build_tasks.row_checks import validate
 

@@ -271,6 +271,20 @@ def test_the_share_of_missing_values_is_one_of_the_rows_that_are_kept(checked, o
     assert "column category has no value that can be used in 15% of the rows" in card["warnings"]
 
 
+@pytest.mark.parametrize("offset", ["Z", "+01:00", "-0300", "+01"])
+def test_times_with_and_without_an_offset_in_one_column_are_pointed_out(checked, own_frame, offset):
+    times = pd.to_datetime(own_frame["at"].astype(int), unit="s").dt.strftime("%Y-%m-%dT%H:%M:%S")
+    iso = {"timestamp_unit": "iso", "split": None}
+    mixed = times.where(times.index % 4 > 0, times + offset)
+    raw, invalid = checked(frame=own_frame.assign(at=mixed), **iso)
+    assert invalid["at"] == {"without_offset": 30}
+    assert raw.interactions["at"].iloc[1] == 1_704_067_200_000 + 6 * 3_600_000, "read as UTC"
+    (line,) = [w for w in data_card(raw, invalid)["warnings"] if "offset" in w]
+    assert line.startswith("30 rows have a time without an offset in column at, the others have")
+    for same in (times, times + offset, times.str[:10]):
+        assert "at" not in checked(frame=own_frame.assign(at=same), **iso)[1]
+
+
 def test_keys_that_no_store_can_hold_are_dropped_and_counted(checked, own_frame):
     frame = own_frame.copy()
     frame.loc[4, "user_id"] = "k" * 512

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 
 import numpy as np
@@ -58,6 +59,16 @@ def test_trees_find_what_is_not_linear_in_a_number():
     assert auc(world.test.label, outcome.served) > 0.85  # the best possible is about 0.89
     assert abs(outcome.val_auc - auc(world.test.label, outcome.served)) < 0.03
     assert outcome.settings["trees"] >= 1
+
+
+def test_few_rows_with_a_weak_effect_get_small_trees():
+    world = data(lambda columns: columns["hour"] > 12)
+    rng = np.random.default_rng(1)
+    for name in ("train", "validation", "test"):
+        part = rows(rng, 180 if name == "train" else 3000, lambda columns: columns["hour"] > 12)
+        swapped = rng.random(len(part.label)) < 0.35
+        setattr(world, name, dataclasses.replace(part, label=abs(part.label - swapped)))
+    assert lightgbm(world, 1).settings["num_leaves"] == 7
 
 
 def test_names_that_lightgbm_refuses_are_names_here():

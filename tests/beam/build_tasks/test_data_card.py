@@ -1,11 +1,13 @@
-"""The sizes of tasks in the data card."""
+"""The data card: sizes of tasks, and warnings about the splits."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from limaml_beam.build_tasks import data_card
 from limaml_beam.build_tasks.data_card import describe_sizes
+from tfrec_limaml.schema.schema import Label
 
 
 def test_quantiles_of_counted_sizes_are_those_of_the_sizes():
@@ -28,3 +30,46 @@ def test_quantiles_of_counted_sizes_are_those_of_the_sizes():
     assert card["share_of_query_rows_with_history"] == pytest.approx(
         pairs[pairs[:, 0] > 0, 1].sum() / pairs[:, 1].sum()
     )
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes", "said"),
+    [
+        (1000, {"support_rows": 790, "query_rows": 0}, "21% of the training rows are in no record"),
+        (1000, {"support_rows": 600, "query_rows": 210}, None),
+        (0, {}, None),
+    ],
+)
+def test_training_rows_that_no_record_holds_are_a_warning_with_the_remedy(rows, sizes, said):
+    lines = data_card.unused_rows({"train": {"rows": rows}}, {"user": {"train": sizes}}, 100)
+    if said is None:
+        assert lines == []
+    else:
+        (line,) = lines
+        assert line.startswith(said)
+        assert "of 'user': a task keeps its latest 100; raise --max-samples" in line
+
+
+@pytest.mark.parametrize(
+    ("rates", "rows", "said"),
+    [
+        ((0.2, 1.0, 0.3), (9, 4, 4), ["all 4 rows of the validation split have the label 1:"]),
+        ((0.0, 0.1, 0.0), (9, 4, 4), ["all 9 rows of the train", "all 4 rows of the test"]),
+        ((0.2, 0.1, 0.3), (9, 4, 4), []),
+        ((0.0, 0.0, 0.0), (9, 4, 4), ["all 9 rows", "all 4 rows", "all 4 rows"]),
+        ((0.0, 0.0, 0.0), (9, 0, 0), []),  # a daily job has no evaluation rows
+    ],
+)
+def test_a_split_of_one_class_is_a_warning(shop_schema, rates, rows, said):
+    names = ("train", "validation", "test")
+    splits = {
+        name: {"rows": n, "label_rate": rate}
+        for name, n, rate in zip(names, rows, rates, strict=True)
+    }
+    lines = data_card.one_class(shop_schema, splits)
+    assert len(lines) == len(said)
+    assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
+    remedy = "check the label's column" if len(set(rates)) == 1 else "choose other split dates"
+    assert all(line.endswith(remedy) for line in lines)
+    stars = shop_schema.replace(label=Label(name=shop_schema.label.name, kind="regression"))
+    assert data_card.one_class(stars, splits) == []

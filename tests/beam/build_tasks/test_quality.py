@@ -10,14 +10,14 @@ import pyarrow as pa
 import pytest
 from toys import toy_schema
 
-from limaml_beam.build_tasks import data_card, drift, quality
+from limaml_beam.build_tasks import drift, quality
 from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.build_tasks.split_summary import SplitSummary
 from limaml_beam.rows.columnar import TIME
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.columns import DAY_MS
-from tfrec_limaml.schema.schema import Feature, Label, parse_time
+from tfrec_limaml.schema.schema import Feature, parse_time
 
 SCHEMA = toy_schema(
     Feature(name="x", role="meta"),
@@ -131,49 +131,6 @@ def log(tmp_path, shop_schema, shop_frames, write_raw):
         return code, json.loads(card.read_text()) if card.exists() else None
 
     return prepare
-
-
-@pytest.mark.parametrize(
-    ("rows", "sizes", "said"),
-    [
-        (1000, {"support_rows": 790, "query_rows": 0}, "21% of the training rows are in no record"),
-        (1000, {"support_rows": 600, "query_rows": 210}, None),
-        (0, {}, None),
-    ],
-)
-def test_training_rows_that_no_record_holds_are_a_warning_with_the_remedy(rows, sizes, said):
-    lines = data_card.unused_rows({"train": {"rows": rows}}, {"user": {"train": sizes}}, 100)
-    if said is None:
-        assert lines == []
-    else:
-        (line,) = lines
-        assert line.startswith(said)
-        assert "of 'user': a task keeps its latest 100; raise --max-samples" in line
-
-
-@pytest.mark.parametrize(
-    ("rates", "rows", "said"),
-    [
-        ((0.2, 1.0, 0.3), (9, 4, 4), ["all 4 rows of the validation split have the label 1:"]),
-        ((0.0, 0.1, 0.0), (9, 4, 4), ["all 9 rows of the train", "all 4 rows of the test"]),
-        ((0.2, 0.1, 0.3), (9, 4, 4), []),
-        ((0.0, 0.0, 0.0), (9, 4, 4), ["all 9 rows", "all 4 rows", "all 4 rows"]),
-        ((0.0, 0.0, 0.0), (9, 0, 0), []),  # a daily job has no evaluation rows
-    ],
-)
-def test_a_split_of_one_class_is_a_warning(shop_schema, rates, rows, said):
-    names = ("train", "validation", "test")
-    splits = {
-        name: {"rows": n, "label_rate": rate}
-        for name, n, rate in zip(names, rows, rates, strict=True)
-    }
-    lines = data_card.one_class(shop_schema, splits)
-    assert len(lines) == len(said)
-    assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
-    remedy = "check the label's column" if len(set(rates)) == 1 else "choose other split dates"
-    assert all(line.endswith(remedy) for line in lines)
-    stars = shop_schema.replace(label=Label(name=shop_schema.label.name, kind="regression"))
-    assert data_card.one_class(stars, splits) == []
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tfrec_limaml.datasets.conform import conform
+from tfrec_limaml.datasets.raw import RawData
+from tfrec_limaml.schema.schema import Schema
+
 ONE_HOT = [f"onehot_feat{i}" for i in range(18)]
 
 
@@ -140,3 +144,19 @@ def own_frame():
 @pytest.fixture
 def own_users():
     return pd.DataFrame({"user_id": ["000", "001", "002", "003"], "age": ["20", "30", "40", None]})
+
+
+@pytest.fixture
+def checked(own_schema, own_frame, own_users):
+    """Runs `conform` with some things changed."""
+
+    def run(frame=None, users=None, **changes):
+        schema = Schema.from_dict({**own_schema, **changes})
+        tables = {"users": own_users if users is None else users} if schema.tables else {}
+        return conform(
+            RawData(
+                schema=schema, interactions=own_frame if frame is None else frame, tables=tables
+            )
+        )
+
+    return run

@@ -1,0 +1,83 @@
+"""The data card of a user's own files: its numbers and its warnings."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from tfrec_limaml.datasets.card import data_card
+
+
+def test_the_mean_label_is_that_of_valid_labels(checked, own_frame):
+    frame = own_frame.copy()
+    frame.loc[[1, 3], "bought"] = "7"
+    data, invalid = checked(frame=frame)
+    assert data_card(data, invalid)["label_rate"] == pytest.approx(18 / 38, abs=1e-6)
+
+
+def test_the_card_counts_tested_tasks_with_history(checked, own_frame):
+    frame = own_frame.copy()
+    frame.loc[frame.index[-2:], "user_id"] = (
+        "new"  # rows 38 and 39 test; users 000 and 001 are tested in rows 32 to 37
+    )
+    raw, _ = checked(frame=frame)
+    card = data_card(raw)
+    assert card["tasks"] == 5
+    assert card["test_tasks"] == 5
+    assert card["share_of_test_tasks_with_history"] == 0.8
+    assert card["samples_per_task"] == {
+        "min": 2,
+        "q25": 9,
+        "median": 9,
+        "q75": 10,
+        "q90": 10,
+        "max": 10,
+    }
+    assert card["label_rate"] == 0.5
+    assert card["time_span"] == ["2024-01-01T00:00:00+00:00", "2024-01-10T18:00:00+00:00"]
+
+
+def test_tasks_without_history_are_pointed_out(checked, own_frame):
+    raw, _ = checked(
+        frame=own_frame.assign(user_id=[f"u{n}" for n in range(40)]),
+        tables={},
+        features=[{"name": "price", "role": "meta"}],
+    )
+    assert any("few test tasks have a history" in warning for warning in data_card(raw)["warnings"])
+
+
+def test_single_odd_times_and_mostly_missing_columns_are_on_the_card(checked, own_frame):
+    frame = own_frame.copy()
+    frame["at"] = frame["at"].astype(object)
+    frame.loc[0, "at"] = "0"
+    frame.loc[1, "at"] = "253370764800"  # the year 9999
+    frame.loc[2, "at"] = "1e30"
+    frame.loc[5:, "price"] = None
+    raw, invalid = checked(frame=frame, split=None)
+    assert raw.dropped == {"no usable timestamp": 2}
+    card = data_card(raw, invalid)
+    assert "1 row has a time before 1980 or after 2099" in card["warnings"]
+    assert "column price has no value that can be used in 92% of the rows" in card["warnings"]
+    assert card["time_span"][0] == "1970-01-01T00:00:00+00:00"
+
+
+def test_the_share_of_missing_values_is_one_of_the_rows_that_are_kept(checked, own_frame):
+    frame = own_frame.assign(category=[None, *own_frame.category[1:-5], *[None] * 5])
+    raw, invalid = checked(frame=pd.concat([frame, *[frame.iloc[:1]] * 50]))
+    card = data_card(raw, invalid)
+    assert (card["rows"], card["invalid"]["category"]) == (40, {"missing": 56})
+    assert "column category has no value that can be used in 15% of the rows" in card["warnings"]
+
+
+@pytest.mark.parametrize("offset", ["Z", "+01:00", "-0300", "+01"])
+def test_times_with_and_without_an_offset_in_one_column_are_pointed_out(checked, own_frame, offset):
+    times = pd.to_datetime(own_frame["at"].astype(int), unit="s").dt.strftime("%Y-%m-%dT%H:%M:%S")
+    iso = {"timestamp_unit": "iso", "split": None}
+    mixed = times.where(times.index % 4 > 0, times + offset)
+    raw, invalid = checked(frame=own_frame.assign(at=mixed), **iso)
+    assert invalid["at"] == {"without_offset": 30}
+    assert raw.interactions["at"].iloc[1] == 1_704_067_200_000 + 6 * 3_600_000, "read as UTC"
+    (line,) = [w for w in data_card(raw, invalid)["warnings"] if "offset" in w]
+    assert line.startswith("30 rows have a time without an offset in column at, the others have")
+    for same in (times, times + offset, times.str[:10]):
+        assert "at" not in checked(frame=own_frame.assign(at=same), **iso)[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -83,9 +83,18 @@ def _quantiles(values: Any, counts: Any) -> dict[str, float]:
 
 
 def check_counts(
-    counts: dict[str, int], max_bad_fraction: float, settings: TaskSettings
+    counts: dict[str, int],
+    max_bad_fraction: float,
+    settings: TaskSettings,
+    explain: Callable[[Mapping[str, int]], str] = lambda invalid: "",
 ) -> dict[str, Any]:
     """Checks the counts of rows.
+
+    Args:
+        counts: Counts by name.
+        max_bad_fraction: Largest share of invalid rows.
+        settings: The settings of the run.
+        explain: Text that explains the reasons of invalid rows, for errors.
 
     Returns:
         ``{"read", "used", "skipped": {reason: rows}}``.
@@ -101,12 +110,13 @@ def check_counts(
         raise LimamlError(
             f"{sum(errors.values())} of {read} rows have invalid values for which the schema says "
             f"on_invalid: error: {errors}"
+            f"{explain(errors)}"
         )
     if sum(invalid.values()) > max_bad_fraction * read:
         raise LimamlError(
             f"{sum(invalid.values())} of {read} rows are invalid, more than the allowed share "
             f"{max_bad_fraction} (--max-bad-fraction of limaml prepare, --max-bad-rows of limaml "
-            f"refresh): {invalid}"
+            f"refresh): {invalid}{explain(invalid)}"
         )
     if not read:
         raise LimamlError("the files of interactions have no rows")
@@ -148,6 +158,19 @@ def check_splits(summary: SplitSummary, settings: TaskSettings) -> None:
         )
 
 
+def check_label(schema: Schema, summary: SplitSummary, settings: TaskSettings) -> None:
+    """Raises `LimamlError` if a binary label has one value in all rows.
+
+    A daily job may have one class only: it does not train.
+    """
+    rates = {part["label_rate"] for part in summary.describe().values() if part["rows"]}
+    if schema.label.kind == "binary" and not settings.recent_only and rates in ({0.0}, {1.0}):
+        raise LimamlError(
+            f"label {schema.label.name!r} has one value only ({rates.pop():g} in all "
+            f"{sum(summary.rows)} rows): there is nothing to learn; is it the right column?"
+        )
+
+
 def unused_rows(splits: dict[str, Any], sizes: dict[str, Any], max_samples: int) -> list[str]:
     """One warning per task definition whose records leave out more than `UNUSED` of the rows."""
     rows = splits.get("train", {}).get("rows", 0)
@@ -168,11 +191,9 @@ def one_class(schema: Schema, splits: Mapping[str, Any]) -> list[str]:
     """One warning per split whose binary labels are all equal, if there are evaluation rows."""
     if schema.label.kind != "binary" or not any(splits[n]["rows"] for n in NAMES[1:]):
         return []
-    rates = {splits[n]["label_rate"] for n in NAMES if splits[n]["rows"]}
-    remedy = "check the label's column" if len(rates) == 1 else "choose other split dates"
     return [
         f"{_all_rows(splits[name]['rows'], name)} the label {splits[name]['label_rate']:g}: AUC "
-        f"needs both classes; {remedy}"
+        "needs both classes; choose other split dates"
         for name in NAMES
         if splits[name]["rows"] and splits[name]["label_rate"] in (0.0, 1.0)
     ]

@@ -13,6 +13,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from limaml_beam.build_tasks import data_card, quality
+from limaml_beam.build_tasks.explanation import Explanation
 from limaml_beam.build_tasks.inputs import Inputs
 from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.build_tasks.pipeline import REPORT, construct
@@ -121,10 +122,12 @@ def _finish(
     }
     outcome.note(counts=report["counts"])
     outcome.stage(outcome.CHECK)
-    quality.check(schema, report["counts"])
-    rows = data_card.check_counts(report["counts"], max_bad_fraction, settings)
+    explanation = Explanation(schema, directory)
+    quality.check(schema, report["counts"], explanation.example)
+    rows = data_card.check_counts(report["counts"], max_bad_fraction, settings, explanation.of)
     summary = SplitSummary(**report["summary"])
     data_card.check_splits(summary, settings)
+    data_card.check_label(schema, summary, settings)
     card = data_card.make_card(
         schema, settings, rows, report["counts"], summary, report["sizes"], report["drift"]
     )

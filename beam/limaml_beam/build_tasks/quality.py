@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from limaml_beam.build_tasks.row_checks import (
@@ -69,11 +69,18 @@ def _date_of(day: int) -> str:
     return (dt.date(1970, 1, 1) + dt.timedelta(day)).isoformat()
 
 
-def check(schema: Schema, counts: Mapping[str, int]) -> None:
+def check(
+    schema: Schema, counts: Mapping[str, int], example: Callable[[str], str] = lambda reason: ""
+) -> None:
     """Raises `LimamlError` for input that is wrong as a whole.
 
     Most times are implausible, a column has values but no valid one, no row's key is in a table, or
     all rows have weight 0.
+
+    Args:
+        schema: The columns.
+        counts: Counts by name.
+        example: Text with a value that was rejected for a reason; "" without one.
     """
     read = counts.get("rows_read", 0)
     if read and counts.get(WITHOUT_WEIGHT, 0) == read:
@@ -85,8 +92,9 @@ def check(schema: Schema, counts: Mapping[str, int]) -> None:
     if implausible > MAX_IMPLAUSIBLE * read:
         raise LimamlError(
             f"{implausible} of {read} rows have a time before 1980 or after 2099, or none that can "
-            f"be read in column {schema.timestamp!r}: is `timestamp_unit: {schema.timestamp_unit}` "
-            "right?"
+            f"be read in column {schema.timestamp!r}"
+            f"{example('invalid_timestamp') or example(IMPLAUSIBLE)}: is `timestamp_unit: "
+            f"{schema.timestamp_unit}` right? Convert other forms, such as 31/12/2024, to ISO 8601"
         )
     unreadable, filled = counts_under(counts, UNREADABLE), counts_under(counts, FILLED)
     invalid = sorted(name for name in unreadable if read and filled.get(name, 0) == read)

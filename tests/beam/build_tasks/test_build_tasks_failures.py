@@ -99,6 +99,45 @@ def test_too_many_invalid_rows_fail_the_run_before_anything_is_published(
     assert run(raw, shop_schema, tmp_path / "tasks", bad=0.11)["rows"]["used"] <= 89
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("opened", "yes", r"invalid_label: the column 'opened' holds 'yes', but .* must be 0 or 1"),
+        ("opened", None, r"invalid_label: the column 'opened' is empty, but the label must"),
+        ("importance", "x" * 50, rf"'importance' holds '{'x' * 40}\.\.\.', but a weight must be a"),
+        ("price", "cheap", r"'price' holds 'cheap', but the schema declares float32: correct"),
+        ("member", None, r"missing_key:member: the column 'member' is empty, but each row needs"),
+        ("time", "01.03.2026 00:17", r"'time' holds '01.03.2026 00:17', but `timestamp_unit: ms`"),
+        ("time", "5", r"'time' holds '5', but times lie between 1980 and 2099: is"),
+    ],
+)
+def test_an_error_about_invalid_rows_has_the_column_a_value_and_the_remedy(
+    tmp_path, shop_schema, shop_frames, write_raw, column, value, said
+):
+    features = tuple(
+        f if f.name != "price" else Feature(name="price", on_invalid="skip")
+        for f in shop_schema.features
+    )
+    frames = shop_frames(rows=60)
+    log = frames["interactions"].reset_index(drop=True).astype({column: object})
+    log[column] = log[column].astype(str).where(log.index >= 20, value)
+    frames["interactions"] = log
+    schema = shop_schema.replace(features=features)
+    raw = write_raw(tmp_path / "raw", schema, frames)
+    with pytest.raises(LimamlError, match=rf"20 of 60 rows are invalid.*{said}.*rejected"):
+        run(raw, schema, tmp_path / "tasks", first=parse_time("2000-01-01"))
+
+
+def test_times_that_cannot_be_read_are_shown(tmp_path, shop_schema, shop_frames, write_raw):
+    frames = shop_frames(rows=60)
+    frames["interactions"] = frames["interactions"].assign(time="01.03.2026 00:17")
+    raw = write_raw(tmp_path / "raw", shop_schema, frames)
+    with pytest.raises(
+        LimamlError, match=r"in column 'time', such as '01.03.2026 00:17': is `time"
+    ):
+        run(raw, shop_schema, tmp_path / "tasks")
+
+
 def test_a_label_that_must_be_valid_stops_the_run(tmp_path, shop_schema, shop_frames, write_raw):
     schema = shop_schema.replace(label=Label(name="opened", on_invalid="error"))
     frames = shop_frames(rows=300)

@@ -7,6 +7,9 @@ import pytest
 
 from limaml_beam.build_tasks import data_card
 from limaml_beam.build_tasks.data_card import describe_sizes
+from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.build_tasks.split_summary import SplitSummary
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Label
 
 
@@ -56,7 +59,6 @@ def test_training_rows_that_no_record_holds_are_a_warning_with_the_remedy(rows, 
         ((0.2, 1.0, 0.3), (9, 4, 4), ["all 4 rows of the validation split have the label 1:"]),
         ((0.0, 0.1, 0.0), (9, 4, 4), ["all 9 rows of the train", "all 4 rows of the test"]),
         ((0.2, 0.1, 0.3), (9, 4, 4), []),
-        ((0.0, 0.0, 0.0), (9, 4, 4), ["all 9 rows", "all 4 rows", "all 4 rows"]),
         ((0.0, 0.0, 0.0), (9, 0, 0), []),  # a daily job has no evaluation rows
     ],
 )
@@ -69,7 +71,29 @@ def test_a_split_of_one_class_is_a_warning(shop_schema, rates, rows, said):
     lines = data_card.one_class(shop_schema, splits)
     assert len(lines) == len(said)
     assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
-    remedy = "check the label's column" if len(set(rates)) == 1 else "choose other split dates"
-    assert all(line.endswith(remedy) for line in lines)
+    assert all(line.endswith("choose other split dates") for line in lines)
     stars = shop_schema.replace(label=Label(name=shop_schema.label.name, kind="regression"))
     assert data_card.one_class(stars, splits) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "recent_only", "refused"),
+    [
+        ((9.0, 4.0, 2.0), False, True),
+        ((0.0, 0.0, 0.0), False, True),
+        ((9.0, 4.0, 2.0), True, False),  # a daily job does not train
+        ((9.0, 0.0, 2.0), False, False),
+    ],
+)
+def test_a_label_with_one_value_in_all_splits_is_refused(shop_schema, labels, recent_only, refused):
+    settings = TaskSettings(
+        definitions=("user",), validation_start=1, test_start=2, recent_only=recent_only
+    )
+    summary = SplitSummary((9, 4, 2), labels)
+    stars = shop_schema.replace(label=Label(name=shop_schema.label.name, kind="regression"))
+    data_card.check_label(stars, summary, settings)
+    if not refused:
+        data_card.check_label(shop_schema, summary, settings)
+        return
+    with pytest.raises(LimamlError, match=r"'opened' has one value only \([01] in all 15 rows\)"):
+        data_card.check_label(shop_schema, summary, settings)

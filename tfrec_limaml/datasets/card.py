@@ -10,17 +10,14 @@ from typing import Any
 
 import pandas as pd
 
+from tfrec_limaml.datasets import card_warnings
 from tfrec_limaml.datasets.date_split import EPOCH
 from tfrec_limaml.datasets.raw import RawData
-from tfrec_limaml.datasets.typed_columns import WITHOUT_OFFSET, out_of_range
+from tfrec_limaml.datasets.typed_columns import out_of_range
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema.column_times import implausible
 from tfrec_limaml.schema.schema import Schema, parse_time
 from tfrec_limaml.tasks.folder import DATA_CARD_FILE
-from tfrec_limaml.wording import counted
 
-#: Largest share of rows without a value of a column that is not warned of.
-WARN_MISSING = 0.1
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1.0}
 
 
@@ -63,7 +60,7 @@ def data_card(
         "tables": {name: len(table) for name, table in raw.tables.items()},
         "source": dict(raw.source),
     }
-    card["warnings"] = _warnings(schema, frame, card)
+    card["warnings"] = card_warnings.warnings(schema, frame, card)
     return card
 
 
@@ -121,34 +118,6 @@ def _declared(schema: Schema) -> dict[str, Any]:
     if schema.split.per_task is not None:
         return {"per_task": list(schema.split.per_task)}
     return dict(zip(("validation_start", "test_start"), schema.split.starts(), strict=True))
-
-
-def _warnings(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> list[str]:
-    warnings = []
-    count = int(implausible(frame[schema.timestamp].to_numpy("int64")).sum())
-    if count:
-        warnings.append(
-            f"{counted(count, 'row has', 'rows have', ',')} a time before 1980 or after 2099"
-        )
-    without = card["invalid"].get(schema.timestamp, {}).get(WITHOUT_OFFSET)
-    if without:
-        warnings.append(
-            f"{counted(without, 'row has', 'rows have', ',')} a time without an offset in column "
-            f"{schema.timestamp}, the others have one: it is read as UTC; if it is another zone's "
-            "time, add the offset"
-        )
-    warnings += [
-        f"column {name} has no value that can be used in {frame[name].isna().mean():.0%} of the "
-        "rows"
-        for name in card["invalid"]
-        if name in frame and frame[name].isna().mean() > WARN_MISSING
-    ]
-    if card.get("share_of_test_tasks_with_history", 1.0) < 0.2:
-        warnings.append(
-            "few test tasks have a history, so adaptation can hardly have an effect: choose "
-            "earlier split dates or coarser tasks"
-        )
-    return warnings
 
 
 def _iso(timestamp: int) -> str:

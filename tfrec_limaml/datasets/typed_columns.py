@@ -121,26 +121,35 @@ def typed_column(
             ``on_invalid: error``.
     """
     feature = next((f for f in schema.features if f.name == name and f.table == table), None)
+    is_weight = name == schema.weight
     if feature is not None:
+        if is_weight and table is None:
+            _number_column(series, name, is_weight)
         return _feature_column(series, feature, invalid)
-    if name == schema.weight or name in schema.carry:
-        values, counts = columns.to_float32(series)
-        columns.require_some(
-            values, series, name, "a number", "weight and passthrough columns must be numeric"
-        )
-        negative = (values < 0).fillna(False)
-        if name == schema.weight and negative.any():
-            counts["out_of_range"] = int(negative.sum())
-            values = values.mask(negative)
-        if name == schema.weight and not (values > 0).fillna(False).any():
-            raise SchemaError(
-                f"no row has a weight above 0 in column {name!r}: no row would have an effect; is "
-                f"it the right column?"
-            )
+    if is_weight or name in schema.carry:
+        values, counts = _number_column(series, name, is_weight)
     else:
         values, counts = columns.to_key(series)
     _count_invalid(name, counts, invalid)
     return values
+
+
+def _number_column(series: pd.Series, name: str, is_weight: bool) -> tuple[pd.Series, Counter[str]]:
+    """A weight or a passthrough column. Raises `SchemaError` if it has no usable number."""
+    values, counts = columns.to_float32(series)
+    columns.require_some(
+        values, series, name, "a number", "weight and passthrough columns must be numeric"
+    )
+    negative = (values < 0).fillna(False)
+    if is_weight and negative.any():
+        counts["out_of_range"] = int(negative.sum())
+        values = values.mask(negative)
+    if is_weight and not (values > 0).fillna(False).any():
+        raise SchemaError(
+            f"no row has a weight above 0 in column {name!r}: no row would have an effect; is it "
+            "the right column?"
+        )
+    return values, counts
 
 
 def _feature_column(series: pd.Series, feature: Feature, invalid: Invalid) -> pd.Series:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,11 @@ PLAUSIBLE = _milliseconds(1980), _milliseconds(2100)
 def implausible(times: Integers) -> Mask:
     """Whether each time ``[n]`` is before 1980 or after 2099: probably in a wrong unit."""
     return (times < PLAUSIBLE[0]) | (times >= PLAUSIBLE[1])
+
+
+def future(times: Integers) -> Mask:
+    """Whether each plausible time ``[n]`` is more than a day ahead, more than any zone's offset."""
+    return (times >= time.time() * 1000 + DAY_MS) & (times < PLAUSIBLE[1])
 
 
 def offsets(column: Column, unit: str) -> tuple[int, int]:

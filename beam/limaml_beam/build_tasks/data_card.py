@@ -21,8 +21,10 @@ from limaml_beam.build_tasks.row_checks import (
 )
 from limaml_beam.build_tasks.settings import FAR_FUTURE, FAR_PAST, TaskSettings
 from limaml_beam.build_tasks.split_summary import NAMES, SplitSummary
+from tfrec_limaml.datasets.card_warnings import MIN_TEST_TASKS
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.wording import counted
 
 #: Share of training rows in no record above which the data card warns.
 UNUSED = 0.2
@@ -187,6 +189,18 @@ def unused_rows(splits: dict[str, Any], sizes: dict[str, Any], max_samples: int)
     return lines
 
 
+def few_tested(sizes: Mapping[str, Any]) -> list[str]:
+    """One warning per task definition of which too few tasks are tested for intervals."""
+    tested = {name: parts["test"]["tasks"] for name, parts in sizes.items() if "test" in parts}
+    return [
+        f"{counted(number, 'task', 'tasks')} of {name!r} {'is' if number == 1 else 'are'} tested, "
+        f"and results of fewer than {MIN_TEST_TASKS} have no intervals: use more rows, an earlier "
+        "test_start or finer tasks"
+        for name, number in tested.items()
+        if number < MIN_TEST_TASKS
+    ]
+
+
 def one_class(schema: Schema, splits: Mapping[str, Any]) -> list[str]:
     """One warning per split whose binary labels are all equal, if there are evaluation rows."""
     if schema.label.kind != "binary" or not any(splits[n]["rows"] for n in NAMES[1:]):
@@ -229,6 +243,7 @@ def make_card(
             *quality.warnings(input_quality, schema),
             *drift.warnings(feature_drift),
             *unused_rows(splits, sizes, settings.max_samples),
+            *few_tested(sizes),
             *one_class(schema, splits),
         ],
         "splits": splits,

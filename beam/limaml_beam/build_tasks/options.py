@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfrec_limaml.datasets.card_warnings import MAX_INVALID
 from tfrec_limaml.errors import LimamlError
 
 
@@ -69,7 +70,7 @@ class PrepareOptions:
     window_end: str | None = None
     history_prior: float | str | None = None
     shards: int | None = None
-    max_bad_fraction: float = 0.05
+    max_bad_fraction: float = MAX_INVALID
     erased: frozenset[bytes] = frozenset()
     keep_rows: bool = False
 

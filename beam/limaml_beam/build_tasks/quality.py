@@ -8,6 +8,7 @@ from typing import Any
 
 from limaml_beam.build_tasks.row_checks import (
     FILLED,
+    FUTURE,
     IMPLAUSIBLE,
     UNKNOWN_KEY,
     UNREADABLE,
@@ -17,7 +18,7 @@ from limaml_beam.build_tasks.row_checks import (
 )
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary
-from tfrec_limaml.datasets.card import WARN_MISSING
+from tfrec_limaml.datasets.card_warnings import WARN_MISSING
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import Schema
@@ -41,7 +42,8 @@ def describe(
 
     Returns:
         ``filled`` and ``unknown_keys``: shares of the rows read, by feature and by table;
-        ``implausible_times``, and ``times_without_offset`` if others have an offset: also shares;
+        ``implausible_times``, ``future_times`` if there are any, and ``times_without_offset`` if
+        others have an offset: also shares;
         ``rows_per_day`` from the first to the last row that is used; and, of a run without
         evaluation splits, ``newest_row_age_days`` at the end of its window and ``rows_by_day``,
         the number of rows of each day (UTC, ISO 8601) that has any.
@@ -54,6 +56,8 @@ def describe(
         "unknown_keys": {name: n / read for name, n in counts_under(counts, UNKNOWN_KEY).items()},
         "implausible_times": counts.get(IMPLAUSIBLE, 0) / read,
     }
+    if counts.get(FUTURE):
+        shares["future_times"] = counts[FUTURE] / read
     if counts.get(WITH_OFFSET) and counts.get(WITHOUT_OFFSET):
         shares["times_without_offset"] = counts[WITHOUT_OFFSET] / read
     if last:
@@ -132,6 +136,11 @@ def warnings(quality: Mapping[str, Any], schema: Schema) -> list[str]:
         lines.append(
             f"{quality['implausible_times']:.2%} of the rows have a time before 1980 or after "
             "2099, or none that can be read"
+        )
+    if quality.get("future_times"):
+        lines.append(
+            f"{quality['future_times']:.2%} of the rows lie in the future: correct column "
+            f"{schema.timestamp}, or leave these rows out"
         )
     if quality.get("times_without_offset"):
         lines.append(

@@ -16,7 +16,7 @@ from limaml_beam.rows.columnar import LABEL, ORDER, TIME, WEIGHT, Mask, key_colu
 from limaml_beam.rows.feature_tables import Tables, owner
 from tfrec_limaml.schema import arrow_keys, column_values
 from tfrec_limaml.schema.column_numbers import as_floats
-from tfrec_limaml.schema.column_times import as_milliseconds, implausible, offsets
+from tfrec_limaml.schema.column_times import as_milliseconds, future, implausible, offsets
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.store.erasure import Tombstones
 
@@ -32,6 +32,8 @@ MALFORMED = "malformed_row"
 #: Rows with an implausible time. Outside of the dates they are dead letters, because the time is
 #: probably in another unit; otherwise they are used. The count includes times that cannot be read.
 IMPLAUSIBLE = "implausible_time"
+#: Rows whose time is in the future; they are used.
+FUTURE = "future_time"
 #: Rows whose time is a text with an offset from UTC, and those without one; they are used.
 WITH_OFFSET, WITHOUT_OFFSET = "with_offset", "without_offset"
 #: Rows of weight 0; they are used.
@@ -132,6 +134,7 @@ def _read_times(
     times, bad = as_milliseconds(raw[schema.timestamp], schema.timestamp_unit)
     reject(bad, "invalid_timestamp")
     counts[IMPLAUSIBLE] = int((bad | implausible(times)).sum())
+    counts[FUTURE] = int((future(times) & ~bad).sum())
     counts[WITH_OFFSET], counts[WITHOUT_OFFSET] = offsets(
         raw[schema.timestamp], schema.timestamp_unit
     )

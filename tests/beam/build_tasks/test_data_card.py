@@ -97,3 +97,11 @@ def test_a_label_with_one_value_in_all_splits_is_refused(shop_schema, labels, re
         return
     with pytest.raises(LimamlError, match=r"'opened' has one value only \([01] in all 15 rows\)"):
         data_card.check_label(shop_schema, summary, settings)
+
+
+def test_few_tested_tasks_are_a_warning():
+    sizes = {name: {"test": {"tasks": n}} for name, n in (("one", 1), ("few", 29), ("enough", 30))}
+    assert [line.split(",")[0] for line in data_card.few_tested({**sizes, "daily": {}})] == [
+        "1 task of 'one' is tested",
+        "29 tasks of 'few' are tested",
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pandas as pd
@@ -210,6 +211,21 @@ def test_times_without_an_offset_beside_others_are_a_warning():
     assert line.startswith("50.00% of the rows have a time without an offset in column t, others")
     counts = validate(schema, how, {}, pa.table({**rows, "t": times[1:3] * 2}))[2]
     assert "times_without_offset" not in quality.describe(counts, SplitSummary(), how)
+
+
+def test_rows_of_the_future_are_a_warning():
+    from limaml_beam.build_tasks.row_checks import validate
+
+    how = TaskSettings(definitions=("user",), **date_fields(SCHEMA, recent_only=True))
+    now = int(time.time() * 1000)
+    times = [now - DAY_MS, now + DAY_MS // 2, now + 2 * DAY_MS, 10**18]
+    rows = {"y": [1] * 4, "u": ["a"] * 4, "x": [1.0] * 4, "kind": ["b"] * 4}
+    counts = validate(SCHEMA, how, {}, pa.table({**rows, "t": times}))[2]
+    found = quality.describe(counts, SplitSummary(), how)
+    assert found["future_times"] == 0.25
+    assert "25.00% of the rows lie in the future: correct column t" in str(
+        quality.warnings(found, SCHEMA)
+    )
 
 
 def test_integers_that_floats_cannot_hold_stay_apart(tmp_path, shop_schema):

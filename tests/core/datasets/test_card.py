@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pandas as pd
 import pytest
 
 from tfrec_limaml.datasets.card import data_card
+from tfrec_limaml.datasets.card_warnings import MIN_TEST_TASKS
+from tfrec_limaml.errors import SchemaError
+from tfrec_limaml.evaluation.evaluate import MIN_TASKS
 
 
 def test_the_mean_label_is_that_of_valid_labels(checked, own_frame):
@@ -81,3 +86,69 @@ def test_times_with_and_without_an_offset_in_one_column_are_pointed_out(checked,
     assert line.startswith("30 rows have a time without an offset in column at, the others have")
     for same in (times, times + offset, times.str[:10]):
         assert "at" not in checked(frame=own_frame.assign(at=same), **iso)[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"bought": "2"}, "the label bought has a value other than 0 and 1, or none, in 20% of"),
+        ({"bought": None}, "the label bought has a value other than 0 and 1, or none, in 20% of"),
+        ({"w": "none"}, "the weight w has no number of at least 0 in 20% of the rows"),
+        ({"price": "inf"}, "the feature price (on_invalid: skip) has no value that can be used in"),
+    ],
+)
+def test_rows_that_the_next_command_refuses_are_pointed_out(
+    checked, own_frame, own_schema, change, said
+):
+    ((column, value),) = change.items()
+    frame = own_frame.assign(w="1")
+    features = [dict(own_schema["features"][0], on_invalid="skip"), *own_schema["features"][1:]]
+
+    def lines(rows):
+        odd = frame.copy()
+        odd.loc[odd.index < rows, column] = value
+        warnings = data_card(*checked(frame=odd, weight="w", features=features))["warnings"]
+        return [line for line in warnings if "`limaml prepare`" in line]
+
+    (line,) = lines(8)
+    assert line.startswith(said)
+    assert "stops if they are more than 5% (--max-bad-fraction)" in line
+    assert lines(2) == []
+
+
+def test_a_weight_that_is_a_feature_too_must_be_a_number(checked):
+    with pytest.raises(SchemaError, match="'category': none of its 40 values is a number"):
+        checked(weight="category")
+
+
+def test_rows_of_the_future_are_pointed_out(checked, own_frame):
+    def lines(hours):
+        at = own_frame["at"].copy()
+        at.iloc[-2:] = str(int(time.time()) + 3600 * hours)
+        warnings = data_card(*checked(frame=own_frame.assign(at=at), split=None))["warnings"]
+        return [line for line in warnings if "future" in line]
+
+    (line,) = lines(48)
+    assert line.startswith("2 rows lie in the future, the last at 20")
+    assert lines(20) == [], "a local time without an offset may look ahead of UTC"
+
+
+def test_few_tested_tasks_and_a_task_with_most_rows_are_pointed_out(checked, own_frame):
+    frame = own_frame.assign(user_id=["000"] * 21 + [f"00{1 + n % 3}" for n in range(19)])
+    warnings = data_card(*checked(frame=frame))["warnings"]
+    assert any(line.startswith("3 tasks are tested, and results of fewer") for line in warnings)
+    (line,) = [line for line in warnings if "of the rows, so most" in line]
+    assert line.startswith("one task has 52% of the rows")
+    frame = own_frame.assign(user_id=["000"] * 20 + [f"00{1 + n % 3}" for n in range(20)])
+    assert not any("so most of" in w for w in data_card(*checked(frame=frame))["warnings"])
+
+
+def test_enough_tested_tasks_are_as_many_as_have_intervals(checked, own_frame):
+    assert MIN_TEST_TASKS == MIN_TASKS
+    frame = own_frame.assign(
+        user_id=[f"u{n}" for n in range(40)], at=own_frame["at"].iloc[[0, 4] + [39] * 38].tolist()
+    )
+    changes = {"tables": {}, "features": [{"name": "price", "role": "meta"}]}
+    changes["split"] = {"validation_start": "2024-01-02", "test_start": "2024-01-05"}
+    warnings = data_card(*checked(frame=frame, **changes))["warnings"]
+    assert not any("tested" in line for line in warnings)

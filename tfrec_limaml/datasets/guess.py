@@ -16,7 +16,11 @@ from tfrec_limaml.datasets.column_shapes import (
     time_unit,
 )
 from tfrec_limaml.datasets.date_split import split_by_quantile
-from tfrec_limaml.datasets.guess_feature import constant_within, guess_feature
+from tfrec_limaml.datasets.guess_feature import (
+    constant_within,
+    guess_feature,
+    one_label_remark,
+)
 from tfrec_limaml.datasets.text_remarks import whole_floats
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.schema import RESERVED_NAMES, Feature, Label, Schema
@@ -117,7 +121,8 @@ def _features(
         elif column not in (label, timestamp, task):
             feature, remark = guess_feature(frame, str(column), label, task)
             features += [feature] if feature is not None else []
-            checks += [remark] if remark else []
+            one_label = one_label_remark(frame[column], frame[label]) if feature is not None else ""
+            checks += [text for text in (remark, one_label) if text]
     if not any(f.role == "meta" for f in features):
         features.insert(0, identity(task))
         checks.append(

@@ -30,6 +30,9 @@ _TOO_GOOD = 0.95
 _ONE_HOT_LIMIT, _VOCABULARY_LIMIT = 50, 20_000
 #: Minimum number of rows per value from which the mean label of a value is not chance.
 _ROWS_PER_VALUE = 20
+#: Least share and number of rows of a value that is frequent, and the probability below which one
+#: label for all of them is not chance.
+_FREQUENT, _FREQUENT_ROWS, _CHANCE = 0.05, 200, 1e-6
 #: Share of distinct values above which a column identifies rows, and minimum number of rows for it.
 _UNIQUE, _ENOUGH_ROWS = 0.95, 100
 
@@ -47,7 +50,7 @@ def guess_feature(
         return Feature(name=column, width=width), ""
     distinct = series.nunique()
     if distinct <= 1:
-        return None, f"left out: {column} is constant"
+        return None, f"left out: {column} {'is constant' if distinct else 'has no value'}"
     role: Role = "meta" if constant_within(series, frame[task]) else "other"
     if mark is not None:
         return _multi_valued(column, mark, role), ""
@@ -220,6 +223,29 @@ def _leak_remark(series: pd.Series, numbers: pd.Series | None, label: pd.Series)
             f"has a value only with certain values of {label.name} (AUC {rank:.3f}); is it known "
             "only afterwards?"
         )
+    return ""
+
+
+def one_label_remark(series: pd.Series, label: pd.Series) -> str:
+    """A remark on a frequent value with which the label has one value only, or "".
+
+    Such a value may be known only afterwards: what was not opened was not clicked. Values of which
+    chance alone explains this are not remarked.
+    """
+    target = columns.to_float32(label)[0]
+    overall = target.value_counts(normalize=True)
+    if is_vector(series) or len(overall) != 2:
+        return ""
+    least = max(_FREQUENT * len(series), _FREQUENT_ROWS)
+    values = series.value_counts(dropna=False)
+    for value in values.index[values >= least]:
+        labels = target[series.isna() if pd.isna(value) else series == value].dropna()
+        if labels.nunique() == 1 and overall[labels.iloc[0]] ** len(labels) < _CHANCE:
+            held = "no value" if pd.isna(value) else f"the value {str(value)[:40]!r}"
+            return (
+                f"{series.name} has {held} in {len(labels):,} rows, and {label.name} is "
+                f"{labels.iloc[0]:g} in all of them; is it known only afterwards?"
+            )
     return ""
 
 

@@ -76,6 +76,27 @@ def test_columns_that_give_the_label_away_are_left_out_whatever_they_hold(log, d
     assert {"good", "doubled"} <= {r.split()[2] for r in remarks if "alone ranks Stars" in r}
 
 
+def test_a_frequent_value_with_one_label_only_is_remarked(log, describe):
+    rare = np.arange(N) % 5 == 0
+    clicked = np.where(rare, log.clicked, 0)
+    leak = log.assign(clicked=clicked, opened=np.where(rare, 1, 0), price=rare * log.price)
+    leak["reason"] = np.where(rare, [["a", "b"][n % 2] for n in range(N)], "")
+    schema, remarks = describe(leak, timestamp="when", task="who")
+    said = "in 1,600 rows, and clicked is 0 in all of them; is it known only afterwards?"
+    assert f"opened has the value '0' {said}" in remarks
+    assert f"price has the value '0.0' {said}" in remarks
+    assert f"reason has no value {said}" in remarks
+    assert "name: opened" in schema, "it stays a feature"
+    fair = log.assign(place=np.arange(N) % 9, clicked=(np.arange(N) % 1000 == 0).astype(int))
+    for frame in (log, fair):  # in the latter, one label for a value is what chance gives
+        assert "in all of them" not in str(describe(frame, timestamp="when", task="who")[1])
+
+
+def test_a_column_without_any_value_is_left_out_with_this_reason(log, describe):
+    _, remarks = describe(log.assign(empty=np.nan, same=1), timestamp="when", task="who")
+    assert {"left out: empty has no value", "left out: same is constant"} <= set(remarks)
+
+
 def test_a_time_that_belongs_to_the_task_is_not_the_timestamp(log, describe):
     named = log.rename(columns={"who": "user_id", "born": "birth_time", "when": "order_time"})
     schema, remarks = describe(named)

@@ -55,12 +55,17 @@ def diagnose_definition(
         (``history_low``, ``history_high``; None with fewer than 30 tasks); and ``verdict``.
     """
     label, task = rows.label[rows.query], rows.task[rows.query]
+    earlier = rows.label[~rows.query]
     if len(np.unique(label)) < 2:
+        remedy = (
+            "choose other split dates"
+            if len(np.unique(earlier)) > 1
+            else "so have the earlier rows of these tasks: is it the right label?"
+        )
         raise LimamlError(
             f"task definition {definition!r}: all {len(label)} validation rows have the same "
-            "label, so nothing can be estimated; choose other split dates"
+            f"label, so nothing can be estimated; {remedy}"
         )
-    earlier = rows.label[~rows.query]
     if len(np.unique(earlier)) < 2:
         raise LimamlError(
             f"task definition {definition!r}: the validation tasks have a history of "

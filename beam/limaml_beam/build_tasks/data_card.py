@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.wording import counted
 
-#: Share of training rows in no record above which the data card warns.
+#: Share of training rows in no record, or outside a vocabulary, above which the data card warns.
 UNUSED = 0.2
 
 _QUANTILES = (0, 10, 25, 50, 75, 90, 99, 100)
@@ -89,6 +89,7 @@ def check_counts(
     max_bad_fraction: float,
     settings: TaskSettings,
     explain: Callable[[Mapping[str, int]], str] = lambda invalid: "",
+    interactions: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Checks the counts of rows.
 
@@ -97,6 +98,7 @@ def check_counts(
         max_bad_fraction: Largest share of invalid rows.
         settings: The settings of the run.
         explain: Text that explains the reasons of invalid rows, for errors.
+        interactions: The files that were read, for errors.
 
     Returns:
         ``{"read", "used", "skipped": {reason: rows}}``.
@@ -121,7 +123,9 @@ def check_counts(
             f"refresh): {invalid}{explain(invalid)}"
         )
     if not read:
-        raise LimamlError("the files of interactions have no rows")
+        raise LimamlError(
+            f"the files of interactions have no rows{_files(interactions)}; give files with rows"
+        )
     if not used:
         raise LimamlError(
             f"no usable row among the {read} read (skipped: {skipped}){_dates(settings)}; check "
@@ -133,6 +137,12 @@ def check_counts(
             "please report it"
         )
     return {"read": read, "used": used, "skipped": skipped}
+
+
+def _files(paths: Sequence[str]) -> str:
+    """Text with the first of some files; "" without any."""
+    others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f": {paths[0]}{others}" if paths else ""
 
 
 def _dates(settings: TaskSettings) -> str:
@@ -186,6 +196,25 @@ def unused_rows(splits: dict[str, Any], sizes: dict[str, Any], max_samples: int)
                 f"task keeps its latest {max_samples}; raise --max-samples "
                 "(and --max-query, which must be at least as large) to train on more"
             )
+    return lines
+
+
+def low_coverage(schema: Schema, statistics: Mapping[str, Any]) -> list[str]:
+    """One warning per vocabulary that lacks the values of more than `UNUSED` of the training rows.
+
+    Values of multi-valued features are not counted by row, so they are left out.
+    """
+    lines = []
+    for feature in schema.all_features:
+        counts = statistics["features"].get(feature.name, {}).get("counts")
+        if counts and feature.separator is None:
+            lacking = 1 - sum(counts) / statistics["rows"]
+            if lacking > UNUSED:
+                lines.append(
+                    f"{lacking:.0%} of the training rows have a value of {feature.name} that is "
+                    f"not in its vocabulary of {len(counts)}, and all of them count as one: raise "
+                    "max_vocabulary, or choose encoding: hash"
+                )
     return lines
 
 

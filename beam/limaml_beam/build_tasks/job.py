@@ -124,13 +124,17 @@ def _finish(
     outcome.stage(outcome.CHECK)
     explanation = Explanation(schema, directory)
     quality.check(schema, report["counts"], explanation.example)
-    rows = data_card.check_counts(report["counts"], max_bad_fraction, settings, explanation.of)
+    read = inputs.interactions.files
+    rows = data_card.check_counts(
+        report["counts"], max_bad_fraction, settings, explanation.of, read
+    )
     summary = SplitSummary(**report["summary"])
     data_card.check_splits(summary, settings)
     data_card.check_label(schema, summary, settings)
     card = data_card.make_card(
         schema, settings, rows, report["counts"], summary, report["sizes"], report["drift"]
     )
+    card["warnings"] += data_card.low_coverage(schema, report["statistics"])
     card["files"] = inputs.describe()
     report["statistics"]["quality"] = card["quality"]
     text = yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True)

@@ -105,3 +105,20 @@ def test_few_tested_tasks_are_a_warning():
         "1 task of 'one' is tested",
         "29 tasks of 'few' are tested",
     ]
+
+
+@pytest.mark.parametrize(("share", "warned"), [(79, True), (80, False)])
+def test_a_vocabulary_that_lacks_many_values_is_a_warning(shop_schema, share, warned):
+    features = {"kind": {"vocabulary": ["a", "b"], "counts": [share - 1, 1]}}
+    features["tags"] = {"vocabulary": ["x"], "counts": [1]}  # multi-valued: not counted by row
+    lines = data_card.low_coverage(shop_schema, {"rows": 100, "features": features})
+    assert len(lines) == warned
+    if warned:
+        assert lines[0].startswith("21% of the training rows have a value of kind that is not in ")
+        assert "its vocabulary of 2" in lines[0]
+
+
+def test_files_without_rows_are_named():
+    settings = TaskSettings(definitions=("user",), validation_start=1, test_start=2)
+    with pytest.raises(LimamlError, match=r"no rows: a\.csv and 1 more; give files with rows"):
+        data_card.check_counts({}, 0.05, settings, interactions=("a.csv", "b.csv"))

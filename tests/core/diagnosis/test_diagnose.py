@@ -83,8 +83,11 @@ def test_a_gain_counts_only_where_it_is_surely_above_zero():
 
 def test_one_label_is_refused():
     rows = _scored(0.0)
+    rows.label[rows.query] = 1
+    with pytest.raises(LimamlError, match=r"have the same label, .*; choose other split dates"):
+        diagnose_definition(rows, "member")
     rows.label[:] = 1
-    with pytest.raises(LimamlError, match="have the same label"):
+    with pytest.raises(LimamlError, match=r"; so have the earlier rows .*: is it the right label"):
         diagnose_definition(rows, "member")
 
 

@@ -145,11 +145,21 @@ def _render(result: dict[str, Any]) -> str:
         if auc is None
         else f"validation AUC {auc:.4f}"
     )
+    best += _as_served(result)
     return (
         f"{result['algorithm']}: {counted(result['epochs'], 'epoch')} in "
         f"{result['seconds']:.0f} s, {best}; "
         f"model at {result['model']}" + _losses(result) + _validation_choices(result)
     )
+
+
+def _as_served(result: dict[str, Any]) -> str:
+    """The validation AUC with the strength that was chosen after training."""
+    strength = result.get("adaptation_strength", 1.0)
+    if strength == 1.0:
+        return ""
+    auc = result["val_auc_by_strength"][f"{strength:g}"]
+    return f" ({auc:.4f} with the adaptation strength {strength:g}, as saved)"
 
 
 def _losses(result: dict[str, Any]) -> str:
@@ -165,13 +175,16 @@ def _losses(result: dict[str, Any]) -> str:
 def _strength(result: dict[str, Any]) -> str:
     if "adaptation_strength" not in result:
         return ""
-    note = f" ({result['strength_note']})" if "strength_note" in result else ""
-    return f"; adaptation strength {result['adaptation_strength']:g}{note}"
+    strength, note = result["adaptation_strength"], result.get("strength_note")
+    if not strength and note is None:
+        note = "adapting lowers the AUC of the validation tasks: the model is saved un-adapted"
+    return f"; adaptation strength {strength:g}" + (f" ({note})" if note else "")
 
 
 def _validation_choices(result: dict[str, Any]) -> str:
     """The options that were chosen by validation, and the score of each choice."""
     names = {
+        "val_auc_by_prior_precision": "initial prior precision",
         "val_score_by_id_embeddings": "ID embeddings",
         "val_score_by_projection_shrinkage": "shrinkage of the projection",
     }

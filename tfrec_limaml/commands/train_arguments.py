@@ -189,7 +189,8 @@ def _add_adaptation(group: Any) -> None:
         "--prior-precision",
         type=float,
         metavar="X",
-        help="initial value of the offset's learned prior precision",
+        help="initial value of the offset's learned prior precision (default: 1, and also 30 if "
+        "the model is best with less adaptation than in training)",
     )
     add("--fine-tune-steps", type=int, metavar="N", help="k: the same in evaluation (default: n)")
     add(

@@ -7,10 +7,7 @@ tastes across several features and across similar values of one.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from tfrec_limaml.blocks.offset import OffsetMetaBlock
@@ -19,9 +16,8 @@ from tfrec_limaml.diagnosis.random_intercept import logit
 from tfrec_limaml.models import LiMAML, TaskModel
 from tfrec_limaml.training.strength import rows_by_strength
 
-Array = npt.NDArray[Any]
-
-#: Candidate variances of the offsets' prior; 0 does not adapt.
+#: Candidate variances of the offsets' prior; 0 does not adapt. They are LiMAML's adaptation
+#: strengths, because its prior precision is 1 here.
 VARIANCES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _STEPS = 2
 

@@ -1,4 +1,7 @@
-"""Exact metrics of scored rows, with confidence intervals, in NumPy."""
+"""Exact metrics of scored rows, with confidence intervals, in NumPy.
+
+Metrics that depend on the order of scores raise `LimamlError` if a score is not a number.
+"""
 
 from __future__ import annotations
 
@@ -144,6 +147,7 @@ def ndcg(task: Array, label: Array, score: Array, k: int = 10) -> float:
     """
     if not len(task):
         return float("nan")
+    _require_numbers(score)
     codes = np.unique(task, return_inverse=True)[1]
     tasks = int(codes.max()) + 1
 
@@ -167,6 +171,7 @@ def _auc_by_task(task: Array, label: Array, score: Array) -> tuple[Array, Array]
     """AUC of each task with both classes, and its number of rows."""
     if not len(task):
         return np.empty(0), np.empty(0)
+    _require_numbers(score)
     codes = np.unique(task, return_inverse=True)[1]
     order = np.lexsort((score, codes))
     codes, positive, score = codes[order], label[order] > 0.5, score[order]
@@ -222,13 +227,18 @@ def _clustered_variance(positive: Array, deviation: Array, cluster: Array | None
     return max(variance, 0.0)
 
 
-def _midranks(values: Array) -> Array:
-    """1-based ranks, ties averaged; raises `LimamlError` for values that are not numbers."""
-    if missing := int(np.count_nonzero(np.isnan(values))):
+def _require_numbers(scores: Array) -> None:
+    """Raises `LimamlError` if a score is not a number."""
+    if missing := int(np.count_nonzero(np.isnan(scores))):
         raise LimamlError(
-            f"{missing} of {len(values)} scores are not numbers (NaN): training has diverged, or "
+            f"{missing} of {len(scores)} scores are not numbers (NaN): training has diverged, or "
             "features hold huge values; lower the learning rates, or check the features"
         )
+
+
+def _midranks(values: Array) -> Array:
+    """1-based ranks, ties averaged."""
+    _require_numbers(values)
     order = np.argsort(values, kind="stable")
     sorted_values = values[order]
     first = np.searchsorted(sorted_values, sorted_values, "left")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -78,7 +79,7 @@ def _training(report: Report) -> str:
         (
             name,
             str(len(run["history"].get("loss", ()))),
-            _number(max(run["history"].get("val_auc") or [None])),
+            _number(max(filter(math.isfinite, run["history"].get("val_auc", ())), default=None)),
             f"{run['seconds']:.0f} s",
         )
         for name, run in zip(names, report.training, strict=True)

@@ -46,11 +46,11 @@ def favourite(values: Iterable[str]) -> str:
 
 
 def largest_groups(groups: Sequence[str], keep: int) -> tuple[list[str], list[str]]:
-    """Merges rare groups into ``"other"``.
+    """Merges rare groups into ``"other"``, or ``"all other"`` if a group has that name.
 
     Returns:
-        The groups with rare ones renamed, and the names that are left: the largest first,
-        ``"other"`` last.
+        The groups with rare ones renamed, and the names that are left: the largest first, the
+        merged one last.
     """
     names = [
         name for name, _ in sorted(Counter(groups).items(), key=lambda item: (-item[1], item[0]))
@@ -58,4 +58,5 @@ def largest_groups(groups: Sequence[str], keep: int) -> tuple[list[str], list[st
     if len(names) <= keep:
         return list(groups), names
     largest = names[: keep - 1]
-    return [g if g in largest else OTHER for g in groups], [*largest, OTHER]
+    other = f"all {OTHER}" if OTHER in names else OTHER
+    return [g if g in largest else other for g in groups], [*largest, other]

@@ -6,12 +6,16 @@ import dataclasses
 from typing import Literal, get_args
 
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema.declarations import check_types
+from tfrec_limaml.schema.declarations import check_types, names
 
+#: The block that reads a feature: the meta block, or the global block alone.
 Role = Literal["meta", "other"]
 ROLES: tuple[Role, ...] = get_args(Role)
+#: How a feature's values become numbers; see `Feature`.
 Encoding = Literal["numeric", "quantiles", "vocabulary", "hash"]
+#: The type of a column's values in records and requests.
 DType = Literal["string", "int64", "float32"]
+#: What becomes of a row with an invalid value; see `Feature`.
 Invalid = Literal["skip", "error", "fill"]
 
 #: Milliseconds in one unit of a raw timestamp column; records always hold milliseconds since the
@@ -195,7 +199,7 @@ class History:
     values: tuple[str, ...] = HISTORY_VALUES
 
     def __post_init__(self) -> None:
-        subject = f"history on {list(self.keys)}"
+        subject = f"history on {list(names(self.keys, 'history: keys'))}"
         check_types(self, subject)
         if not self.keys or len(set(self.keys)) < len(self.keys):
             raise SchemaError(f"{subject}: keys needs at least one column, without duplicates")

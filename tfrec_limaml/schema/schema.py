@@ -30,7 +30,13 @@ from tfrec_limaml.schema.columns import (
     Label,
     Role,
 )
-from tfrec_limaml.schema.declarations import build, check_keys, check_types, strip_defaults
+from tfrec_limaml.schema.declarations import (
+    build,
+    check_keys,
+    check_types,
+    names,
+    strip_defaults,
+)
 from tfrec_limaml.schema.schema_fields import fields_of
 from tfrec_limaml.schema.split import Split, parse_time
 from tfrec_limaml.schema.task_keys import joint_key_prefix
@@ -95,6 +101,9 @@ class Schema:
 
     def __post_init__(self) -> None:
         check_types(self, f"schema {self.name!r}")
+        for task, keys in self.tasks.items():
+            names(keys, f"schema {self.name!r}: tasks: {task}")
+        names(self.carry, f"schema {self.name!r}: carry")
         self._check_names()
         if not self.tasks or any(not keys for keys in self.tasks.values()):
             raise SchemaError(
@@ -227,9 +236,9 @@ class Schema:
         return added
 
     def fingerprint(self) -> str:
-        """16 hex digits of a digest of everything that changes a model's input.
+        """16 hex digits of a digest of all declarations but the split and passthrough columns.
 
-        The default split and passthrough columns do not.
+        These two do not change a model's input. A number counts as it is written: 5 and 5.0 differ.
         """
         content = self.to_dict()
         for field in ("split", "carry"):

@@ -54,7 +54,7 @@ class Vocabularies:
         features = [
             f
             for f in self._schema.all_features
-            if f.encoding == "vocabulary" and f.dtype == "int64" and f.separator is None
+            if f.encoding == "vocabulary" and f.dtype == "int64"
         ]
         largest = IntegerTable.largest(max(len(features), 1))
         vocabularies = {f.name: self._nonempty(f) for f in features}

@@ -39,7 +39,8 @@ class ModelOptions:
             from the task's interactions by a `SupportEncoder`; meta block ``"offset"`` only.
         adaptation: See `LiMAML`; None means ``"gauss-newton"`` for a meta block that stores offsets
             and ``"gradient"`` for others.
-        prior_precision: Initial value of the learned prior precision; ``"gauss-newton"`` only.
+        prior_precision: Initial value of the learned prior precision; ``"gauss-newton"`` only. By
+            default 1, and also 30 if the model is best with less adaptation than in training.
         inner_steps: Steps in training; None means 2 Gauss-Newton steps or 3 gradient steps.
         inner_learning_rate: Inner learning rate of gradient steps.
         fine_tune_steps: Steps at evaluation and for embeddings; None means `inner_steps`.
@@ -65,7 +66,7 @@ class ModelOptions:
     projection_shrinkage: float | None = None
     prior: choices.Prior = "zero"
     adaptation: choices.Adaptation | None = None
-    prior_precision: float = 1.0
+    prior_precision: float | None = None
     inner_steps: int | None = None
     inner_learning_rate: float = 0.3
     fine_tune_steps: int | None = None
@@ -120,7 +121,7 @@ class ModelOptions:
         )
         if not self.dropout < 1:
             raise LimamlError(f"dropout must be less than 1, received {self.dropout}")
-        check_prior_precision(self.prior_precision)
+        check_prior_precision(self.chosen_prior_precision)
         for name in ("meta_units", "global_units"):
             if any(width < 1 for width in getattr(self, name)):
                 raise LimamlError(f"{name} must be at least 1 each, received {getattr(self, name)}")
@@ -166,6 +167,11 @@ class ModelOptions:
     def chosen_projection_shrinkage(self) -> float:
         """The projection's shrinkage; if it is not set, that of the network."""
         return self.shrinkage if self.projection_shrinkage is None else self.projection_shrinkage
+
+    @property
+    def chosen_prior_precision(self) -> float:
+        """The initial prior precision; 1 if it is not set."""
+        return 1.0 if self.prior_precision is None else self.prior_precision
 
     def replace(self, **changes: Any) -> ModelOptions:
         """A copy with some fields changed."""

@@ -160,7 +160,7 @@ def build_model(algorithm: str, encoder: FeatureEncoder, options: ModelOptions) 
         return EntireNetworkMAML(meta_block, global_block, **shared)
     shared |= {
         "adaptation": options.chosen_adaptation,
-        "prior_precision": options.prior_precision,
+        "prior_precision": options.chosen_prior_precision,
         "pooling": options.pooling,
     }
     if options.joint_task is not None:

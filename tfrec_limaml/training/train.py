@@ -31,7 +31,7 @@ from tfrec_limaml.training.recipes import build_model, load_encoder, require_bin
 from tfrec_limaml.training.stopping import ValidationScore, early_stopping
 from tfrec_limaml.training.strength import choose_adaptation_strength
 from tfrec_limaml.training.trained import Trained
-from tfrec_limaml.training.variants import best_on_validation
+from tfrec_limaml.training.variants import best_as_served, best_on_validation
 
 #: Batches per call from Python.
 STEPS_PER_EXECUTION = 8
@@ -92,7 +92,13 @@ def train(
     limit = TimeLimit(worker_timeout, "the other workers")
     with _worker_failures(workers, limit):
         fit = functools.partial(_fit, work, limit)
-        trained = _finish(work, best_on_validation(fit, options, encoder.schema, checkpoints))
+
+        def train_as_served(
+            options: TrainOptions, checkpoints: CheckpointOptions | None
+        ) -> Trained:
+            return _finish(work, best_on_validation(fit, options, encoder.schema, checkpoints))
+
+        trained = best_as_served(train_as_served, options, checkpoints, work.of_chief)
     return Trained(trained.model, trained.result | {"identity": work.identity(options)})
 
 
@@ -107,6 +113,10 @@ class _Work:
     build: Build
     workers: Workers
     timeout: float
+
+    def of_chief(self, value: float) -> float:
+        """The first worker's value."""
+        return float(self.workers.exchange({"value": value})[0]["value"])
 
     def identity(self, options: TrainOptions) -> dict[str, Any]:
         """The values that determine the weights besides the records, by name."""

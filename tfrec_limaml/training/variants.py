@@ -13,6 +13,8 @@ from tfrec_limaml.training.trained import Trained
 #: Training rows at which an ID's row in the projection is halved, if the projection overfits with
 #: the usual shrinkage.
 STRONG_SHRINKAGE = 3000.0
+#: Initial prior precision that is tried where less adaptation than in training is better.
+LARGE_PRECISION = 30.0
 #: Smallest fall of the gain in validation AUC that counts as overfitting of the projection.
 MIN_FALL = 0.002
 
@@ -34,10 +36,11 @@ def best_on_validation(
     tried. The result has the scores of all of them.
     """
     if options.model.id_embeddings is not None or not _has_id_history(schema):
-        return _best_shrinkage(train, options, checkpoints)
+        return _best_shrinkage(train, options, schema, checkpoints)
     with_ids = _best_shrinkage(
         train,
         options.replace(id_embeddings=True),
+        schema,
         checkpoints and checkpoints.in_folder("with_ids"),
     )
     without = train(
@@ -49,11 +52,53 @@ def best_on_validation(
     return best
 
 
+def best_as_served(
+    train: Train[Model],
+    options: TrainOptions,
+    checkpoints: CheckpointOptions | None,
+    agree: Callable[[float], float],
+) -> Model:
+    """Trains a model, and another one if the chosen adaptation strength is below that of training.
+
+    The first model then learned with too much adaptation: the shared weights left to the offsets
+    what these cannot know of new rows. The second model begins with a large prior precision, so
+    that tasks adapt little. The model with the better validation AUC is kept, with both scores.
+
+    Args:
+        train: Trains a model and chooses its adaptation strength.
+        options: The options; if `prior_precision` is set, one model is trained.
+        checkpoints: Of the first model; those of the second are in a folder within.
+        agree: Returns the first worker's value, so that all workers train the same models.
+    """
+    usual = train(options, checkpoints)
+    if options.model.chosen_adaptation != "gauss-newton":
+        return usual
+    if options.model.prior_precision is not None:
+        return usual
+    if agree(usual.result.get("adaptation_strength", 1.0)) >= 1.0:
+        return usual
+    other = train(
+        options.replace(prior_precision=LARGE_PRECISION),
+        checkpoints and checkpoints.in_folder("large_precision"),
+    )
+    usual_auc, other_auc = _auc_as_served(usual), _auc_as_served(other)
+    best = other if other_auc > usual_auc else usual
+    precisions = options.model.chosen_prior_precision, LARGE_PRECISION
+    best.result["val_auc_by_prior_precision"] = {
+        f"{precision:g}": auc
+        for precision, auc in zip(precisions, (usual_auc, other_auc), strict=True)
+    }
+    return best
+
+
 def _best_shrinkage(
-    train: Train[Model], options: TrainOptions, checkpoints: CheckpointOptions | None
+    train: Train[Model],
+    options: TrainOptions,
+    schema: Schema,
+    checkpoints: CheckpointOptions | None,
 ) -> Model:
     usual = train(options, checkpoints)
-    if not _projects_ids(options) or not _gain_falls(usual):
+    if not _projects_ids(options, schema) or not _gain_falls(usual):
         return usual
     strong = train(
         options.replace(projection_shrinkage=STRONG_SHRINKAGE),
@@ -65,11 +110,12 @@ def _best_shrinkage(
     return best
 
 
-def _projects_ids(options: TrainOptions) -> bool:
+def _projects_ids(options: TrainOptions, schema: Schema) -> bool:
     """Whether IDs have rows in a projection whose shrinkage is not set."""
     model = options.model
     return (
         options.algorithm == "limaml"
+        and any(feature.embedding_width for feature in schema.features)
         and model.global_block == "dot_product"
         and model.id_embeddings is not False
         and model.projection_shrinkage is None
@@ -93,6 +139,11 @@ def _has_id_history(schema: Schema) -> bool:
     """Whether a history feature is keyed by an embedded ID alone."""
     ids = {f.name for f in schema.features if f.embedding_width and f.separator is None}
     return any(len(history.keys) == 1 and history.keys[0] in ids for history in schema.history)
+
+
+def _auc_as_served(trained: Trained) -> float:
+    strength = trained.result["adaptation_strength"]
+    return float(trained.result["val_auc_by_strength"][f"{strength:g}"])
 
 
 def _score(trained: Trained) -> float:

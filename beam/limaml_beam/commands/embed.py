@@ -176,7 +176,13 @@ def render(report: dict[str, Any]) -> str:
         f"  {counted(count, 'dead letter')}: {name}"
         for name, count in report["dead_letters"].items()
     ]
-    improvement = report.get("statistics", {}).get("loss_improvement")
+    statistics = report.get("statistics", {})
+    if report["rows"] and statistics.get("max_norm") == 0:
+        lines.append(
+            "  check: all embeddings are zero: the model does not adapt, because that gained "
+            "nothing on the validation tasks of its training (adaptation strength 0)"
+        )
+    improvement = statistics.get("loss_improvement")
     if improvement is not None:
         verb = "lowers" if improvement >= 0 else "raises"
         lines.append(f"  adaptation {verb} the mean loss by {abs(improvement):.1%}")

@@ -222,7 +222,7 @@ def update_state(path: str, erased: ErasedKeys, write: bool) -> int:
                 elif (mask := _mask_of_names(rows, prefix, erased)).any():
                     remaining = None if mask.all() else rows.filter(pa.array(~mask))
                     replacements[f"{prefix}{key}"] = remaining
-        if replacements and write:
+        if write:  # also without replacements: unused pages keep what was removed earlier
             state.rewrite(replacements)
     return len(replacements)
 

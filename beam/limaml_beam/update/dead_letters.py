@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 #: Dead letters hold rows of members: they are removed after this time.
 DEAD_LETTER_DAYS = 30.0
-_DAY_SECONDS = 86_400
+_DAY_FORMAT = "%Y%m%d"
 
 
 def write_letters(work: Path, letters: Sequence[str]) -> None:
@@ -18,7 +17,7 @@ def write_letters(work: Path, letters: Sequence[str]) -> None:
     if letters:
         folder = _folder(work)
         folder.mkdir(parents=True, exist_ok=True)
-        day = dt.datetime.now(dt.UTC).strftime("%Y%m%d")
+        day = dt.datetime.now(dt.UTC).strftime(_DAY_FORMAT)
         with open(folder / f"{day}.jsonl", "a", encoding="utf-8") as file:
             file.writelines(f"{letter}\n" for letter in letters)
             file.flush()
@@ -26,15 +25,26 @@ def write_letters(work: Path, letters: Sequence[str]) -> None:
 
 
 def remove_letters(work: Path, days: float) -> int:
-    """Removes files whose last letter is more than some days old; returns how many."""
+    """Removes the letters of days that ended more than `days` days ago; returns how many files.
+
+    The day is that of the file's name: an erasure writes the file anew.
+    """
+    limit = dt.datetime.now(dt.UTC) - dt.timedelta(days=days)
     old = [
-        file
-        for file in _folder(work).glob("*.jsonl")
-        if file.stat().st_mtime < time.time() - days * _DAY_SECONDS
+        file for file in _folder(work).glob("*.jsonl") if (end := _end_of_day(file)) and end < limit
     ]
     for file in old:
         file.unlink(missing_ok=True)
     return len(old)
+
+
+def _end_of_day(file: Path) -> dt.datetime | None:
+    """The end of the day of a file's letters; None if its name is not a day."""
+    try:
+        day = dt.datetime.strptime(file.stem, _DAY_FORMAT)
+    except ValueError:
+        return None
+    return day.replace(tzinfo=dt.UTC) + dt.timedelta(days=1)
 
 
 def _folder(work: Path) -> Path:

@@ -10,6 +10,7 @@ definitions, it holds the offsets of the earlier turns too
 from __future__ import annotations
 
 import mmap
+import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ _MAP_BYTES = 1 << 40  # address space, not disk space
 #: first is followed by the prefix of a definition's keys, the second by a time and a key's digest,
 #: the third by a turn and a key's digest.
 _SCHEMA, _LEAVING, _TURN = b"\xff", b"\xfe", b"\xfd"
+_REWRITTEN = "rewritten-"  # folders of environments that are to replace this one
 _LOWEST = 1 << 63  # times are written as the difference to the lowest one, so that they sort
 
 
@@ -176,17 +178,25 @@ class UpdateState:
 
         No byte of the old rows stays in the file.
         """
-        encoded = {key.encode(): batch for key, batch in replacements.items()}
-        erased = {key for key, batch in encoded.items() if batch is None}
+        batches = {key.encode(): batch for key, batch in replacements.items()}
+        erased = {key for key, batch in batches.items() if batch is None}
         digests = {key_digest(key) for key in erased}
-        with tempfile.TemporaryDirectory(dir=self._folder) as temporary:
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix=_REWRITTEN) as temporary:
             target = lmdb.open(temporary, map_size=_MAP_BYTES)
             with self._environment.begin() as reading, target.begin(write=True) as writing:
+                schemas = {prefix: _schema_of(reading, prefix) for prefix in self.prefixes()}
                 excluded = erased | set(_turn_entries(reading, digests))
                 for key, value in reading.cursor():
-                    if key not in excluded and not (key.startswith(_LEAVING) and value in erased):
-                        batch = encoded.get(key)
-                        writing.put(key, value if batch is None else batch.serialize().to_pybytes())
+                    task = value if key.startswith(_LEAVING) else key
+                    if key in excluded or task in erased or reading.get(task) is None:
+                        continue
+                    if _is_task(key):  # encoded again: earlier versions kept neighbours' bytes
+                        schema = schemas[prefix_of(key.decode())]
+                        rows = batches.get(key) or pa.ipc.read_record_batch(
+                            pa.py_buffer(value), schema
+                        )
+                        value = _encoded(rows)
+                    writing.put(key, value)
             target.sync(True)
             target.close()
             self._environment.close()
@@ -199,14 +209,26 @@ class UpdateState:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Removes a file that is shorter than the two pages it begins with: it never held a row."""
+    """Removes what a killed process left.
+
+    These are environments that did not replace this one, and a file that is shorter than the two
+    pages it begins with: it never held a row.
+    """
+    for rewritten in folder.glob(f"{_REWRITTEN}*"):
+        shutil.rmtree(rewritten)
     file = folder / "data.mdb"
     if file.is_file() and file.stat().st_size < 2 * mmap.PAGESIZE:
         file.unlink()
 
 
+def _encoded(batch: pa.RecordBatch) -> bytes:
+    """The rows as Arrow IPC; a copy, because the buffers of a slice hold bytes of other rows."""
+    rows = batch.take(pa.array(np.arange(batch.num_rows)))
+    return bytes(rows.serialize().to_pybytes())
+
+
 def _put(transaction: Any, key: bytes, batch: pa.RecordBatch, window_start: int) -> None:
-    transaction.put(key, batch.serialize().to_pybytes())
+    transaction.put(key, _encoded(batch))
     times = columnar.to_numpy(batch[TIME])
     times = times[times >= window_start]
     if len(times):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from limaml_beam.commands import embed as embed_command
 from limaml_beam.io.outcome import reported
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError, StoreError
@@ -194,3 +195,14 @@ def test_embed_says_what_it_did_in_sentences(tmp_path, export, write_tasks, enco
     assert "21 tasks read: 20 adapted, 0 unchanged" in out
     assert "1 dead letter: unstorable_key" in out
     assert "{" not in out
+
+
+@pytest.mark.parametrize(("norm", "said"), [(0.0, True), (1e-9, False)])
+def test_the_embedding_job_says_that_all_embeddings_are_zero(norm, said):
+    report = {
+        **{"generation": "g1", "model_version": 1, "rows": 3, "embedding_dim": 2},
+        **{"tasks_read": 3, "embedded": 3, "carried": 0, "dead_letters": {}},
+        "statistics": {"max_norm": norm, "loss_improvement": 0.0},
+    }
+    text = embed_command.render(report)
+    assert ("check: all embeddings are zero: the model does not adapt" in text) == said

@@ -1,11 +1,11 @@
 """``limaml update``: micro-batches between two refreshes."""
 
+import datetime as dt
 import errno
 import fcntl
 import json
 import os
 import shutil
-import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -229,16 +229,16 @@ def test_without_kept_rows_an_update_says_what_to_run(world, capsys):
 def test_a_refresh_removes_dead_letters_that_are_too_old(refreshed, capsys):
     folder = refreshed.work / "updates" / "dead_letter"
     folder.mkdir(parents=True)
-    for name, days in (("20220101.jsonl", 31), ("20220201.jsonl", 29)):
-        (folder / name).write_text("{}\n")
-        moment = time.time() - days * 86_400
-        os.utime(folder / name, (moment, moment))
+    today = dt.datetime.now(dt.UTC)
+    old, newer = (f"{today - dt.timedelta(days=days):%Y%m%d}.jsonl" for days in (32, 29))
+    for name in (old, newer, "notes.jsonl"):
+        (folder / name).write_text("{}\n")  # written now, as by an erasure
     assert refreshed.refresh("--dead-letter-days", "-1") == 2
     assert "dead_letter_days must not be negative" in capsys.readouterr().err
     assert refreshed.refresh() == 0
-    assert [file.name for file in folder.iterdir()] == ["20220201.jsonl"]
-    assert refreshed.refresh("--dead-letter-days", "28") == 0
-    assert not list(folder.iterdir())
+    assert {file.name for file in folder.iterdir()} == {newer, "notes.jsonl"}
+    assert refreshed.refresh("--dead-letter-days", "27") == 0
+    assert [file.name for file in folder.iterdir()] == ["notes.jsonl"]
 
 
 def test_a_full_disk_fails_an_update_with_one_line(refreshed, monkeypatch, capsys):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import (
     auc,
     auc_difference,
@@ -18,6 +19,7 @@ from tfrec_limaml.evaluation import (
     log_loss,
     per_task_auc,
 )
+from tfrec_limaml.evaluation.metrics import grouped_auc, ndcg
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 1), st.integers(0, 5)), min_size=1, max_size=40
@@ -177,3 +179,10 @@ def test_calibration_is_expected_over_observed_overall_and_by_bin():
     assert all(abs(b["expected"] - b["observed"]) < 0.04 for b in curve)
     assert [b["expected"] for b in curve] == sorted(b["expected"] for b in curve)
     assert np.isnan(calibration(np.zeros(3), np.ones(3)))
+
+
+@pytest.mark.parametrize("metric", [per_task_auc, grouped_auc, ndcg])
+def test_scores_that_are_not_numbers_have_no_order(metric):
+    task, label = np.array([1, 1, 2, 2]), np.array([0.0, 1.0, 1.0, 0.0])
+    with pytest.raises(LimamlError, match="2 of 4 scores are not numbers"):
+        metric(task, label, np.array([0.1, np.nan, np.nan, 0.2]))

@@ -131,12 +131,18 @@ def test_principal_components_are_the_eigenvectors_of_the_covariance():
     assert np.allclose(coordinates.mean(axis=0), 0)
 
 
-def test_the_map_does_not_flip_when_rows_change_their_order():
-    vectors = np.random.default_rng(2).normal(size=(50, 4))
-    order = np.random.default_rng(3).permutation(50)
-    assert np.allclose(
-        principal_components(vectors)[0][order], principal_components(vectors[order])[0]
-    )
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_map_does_not_flip_because_the_largest_coefficient_of_a_direction_is_positive(
+    seed, sign
+):
+    random = np.random.default_rng(seed)
+    vectors = sign * random.normal(size=(50, 4))
+    coordinates, _ = principal_components(vectors)
+    directions = ((vectors - vectors.mean(0)).T @ coordinates).T
+    assert all(direction[np.abs(direction).argmax()] > 0 for direction in directions)
+    order = random.permutation(50)
+    assert np.allclose(coordinates[order], principal_components(vectors[order])[0])
 
 
 @pytest.mark.parametrize("shape", [(1, 4), (5, 1), (2, 2)])
@@ -150,6 +156,12 @@ def test_a_favourite_is_the_most_frequent_value_and_ties_go_by_name():
     assert favourite(["b", "a", "b"]) == "b"
     assert favourite(["b", "a"]) == "a"
     assert favourite([]) == "nothing yet"
+
+
+def test_a_group_that_is_called_other_is_not_merged_with_the_rest():
+    groups, names = largest_groups(["other"] * 5 + ["b"] * 3 + ["c", "d"], keep=3)
+    assert names == ["other", "b", "all other"]
+    assert groups == ["other"] * 5 + ["b"] * 3 + ["all other"] * 2
 
 
 def test_rare_groups_become_other():

@@ -60,6 +60,38 @@ def test_the_page_draws_each_rival_and_its_unadapted_form_and_loads_nothing(resu
     assert "http" not in text.replace("http://www.w3.org", "")
 
 
+def test_lines_are_intervals_and_diamonds_are_the_unadapted_forms(result, tmp_path):
+    text = write_comparison_page(tmp_path / "page.html", result).read_text("utf-8")
+    chart = re.findall(r"<svg.*?</svg>", text, re.DOTALL)[0]
+    circles = [float(x) for x in re.findall(r'<circle[^>]* cx="([\d.]+)"', chart)]
+    lines = [
+        sorted(float(re.search(rf'{end}="([\d.]+)"', line).group(1)) for end in ("x1", "x2"))
+        for line in re.findall(r"<line[^>]*>", chart)
+        if "s0 line" in line
+    ]
+    (diamond,) = re.findall(r'<polygon[^>]* points="([^"]+)"', chart)
+    xs = [float(point.split(",")[0]) for point in diamond.split()]
+    per_auc = (circles[1] - circles[0]) / 0.05  # 0.75 less 0.70
+    middle = (min(xs) + max(xs)) / 2
+    assert (middle - circles[0]) / per_auc == pytest.approx(-0.01, abs=1e-3)
+    for (low, high), circle in zip(lines, circles, strict=True):
+        assert (high - circle) / per_auc == pytest.approx(0.002, abs=2e-4)
+        assert (circle - low) / per_auc == pytest.approx(0.002, abs=2e-4)
+    (cells,) = re.findall(r'<tr><th scope="row">limaml</th>(.*?)</tr>', text)
+    shown = dict(
+        zip(
+            re.findall(r'scope="col">([^<]+)<', text),
+            re.findall(r"<td>([^<]*)", cells),
+            strict=False,
+        )
+    )
+    assert shown == {
+        **{"AUC": "0.7500", "sd": "0.0020", "un-adapted": "0.6900"},
+        **{"gain": "+0.0500 (+0.0400 to +0.0600)", "log loss": "0.5000"},
+        **{"calibration": "1.1250", "GAUC": "0.6000", "nDCG@10": "0.8000"},
+    }
+
+
 def test_a_comparison_without_any_result_is_a_page_all_the_same(result, tmp_path):
     result["results"] = result["results"][2:]
     assert "LiMAML and its rivals" in write_comparison_page(tmp_path / "p.html", result).read_text()

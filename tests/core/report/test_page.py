@@ -127,10 +127,18 @@ def test_the_member_table_counts_moved_places(report, story):
     page = render(report)
     before = sorted(story.items, key=lambda item: -item.before)
     after = sorted(story.items, key=lambda item: -item.after)
-    up = next(item for item in after if before.index(item) > after.index(item))
-    assert re.search(
-        rf"<td>{up.name}</td>.*?<td>▲ {before.index(up) - after.index(up)}</td></tr>", page
-    )
+    moves = {item: before.index(item) - after.index(item) for item in after}
+    up = next(item for item in after if moves[item] > 0)
+    down = next(item for item in after if moves[item] < 0)
+    for item, text in ((up, f"▲ {moves[up]}"), (down, f"▼ {-moves[down]}")):
+        assert re.search(rf"<td>{item.name}</td>.*?<td>{text}</td></tr>", page)
+
+
+def test_the_table_of_the_curves_has_the_best_epoch_and_the_number_of_epochs(report):
+    report.training[0]["history"]["val_auc"][0] = float("nan")
+    page = render(report)
+    assert "<td>4</td><td>0.6910</td><td>8 s</td>" in page
+    assert "<td>5</td><td>0.7180</td><td>31 s</td>" in page
 
 
 def test_writing_leaves_only_the_page(report, tmp_path):

@@ -8,6 +8,8 @@ from toys import news_schema
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.schema import (
     Feature,
+    History,
+    Label,
     Schema,
 )
 
@@ -239,3 +241,25 @@ def test_an_unknown_task_definition_is_told_the_known_ones():
     assert news_schema().task_columns("user_tab") == ("user_id", "tab")
     with pytest.raises(SchemaError, match=r"'tab'.*\['user', 'user_tab'\]"):
         news_schema().task_columns("tab")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tasks": {"u": "uid"}}, "tasks: u must be a list of names.*received 'uid'"),
+        ({"carry": "abc"}, "carry must be a list of names.*received 'abc'"),
+    ],
+)
+def test_one_text_is_no_list_of_names_in_python_either(changes, said):
+    declared = {
+        **{"name": "s", "label": Label(name="y"), "timestamp": "t", "tasks": {"u": ("uid",)}},
+        "features": (Feature(name="x", role="meta"),),
+    }
+    Schema(**declared)
+    with pytest.raises(SchemaError, match=said):
+        Schema(**{**declared, **changes})
+
+
+def test_the_keys_of_a_history_are_a_list_in_python_too():
+    with pytest.raises(SchemaError, match=r"history: keys must be a list of names.*received 'ab'"):
+        History(keys="ab")

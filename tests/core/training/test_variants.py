@@ -8,7 +8,11 @@ from tfrec_limaml.schema.schema import Feature, History, Label, Schema
 from tfrec_limaml.training.checkpoints import CheckpointOptions
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.trained import Trained
-from tfrec_limaml.training.variants import STRONG_SHRINKAGE, best_on_validation
+from tfrec_limaml.training.variants import (
+    STRONG_SHRINKAGE,
+    best_as_served,
+    best_on_validation,
+)
 
 RISING = {"val_auc": [0.70, 0.72, 0.73], "val_unadapted_auc": [0.68, 0.69, 0.69]}
 #: The model gets worse with and without adaptation alike.
@@ -18,14 +22,16 @@ ONCE = {"val_auc": [0.70, 0.73, 0.72], "val_unadapted_auc": [0.68, 0.69, 0.69]}
 GAIN_FALLS = {"val_auc": [0.73, 0.72, 0.72], "val_unadapted_auc": [0.69, 0.69, 0.69]}
 
 
-def schema(history=()):
+def schema(history=(), item_width=2):
     return Schema(
         name="s",
         label=Label(name="y"),
         timestamp="t",
         tasks={"user": ("u",)},
         features=(
-            Feature(name="item", dtype="int64", encoding="hash", buckets=9, embedding_width=2),
+            Feature(
+                name="item", dtype="int64", encoding="hash", buckets=9, embedding_width=item_width
+            ),
             Feature(name="age", role="meta"),
         ),
         history=tuple(History(keys=keys) for keys in history),
@@ -80,6 +86,13 @@ def test_the_usual_shrinkage_is_kept_where_the_strong_one_is_no_better():
     assert best.result["val_score_by_projection_shrinkage"] == {"usual": 0.7, "strong": 0.7}
 
 
+def test_without_embedded_ids_there_is_no_projection_to_shrink():
+    train = Trainer({(None, None): (GAIN_FALLS, 0.7), (None, STRONG_SHRINKAGE): (RISING, 0.71)})
+    best = best_on_validation(train, TrainOptions(), schema(item_width=None), None)
+    assert best.result["choice"] == (None, None)
+    assert "val_score_by_projection_shrinkage" not in best.result
+
+
 @pytest.mark.parametrize(
     ("with_ids", "strong", "without", "kept"),
     [
@@ -112,6 +125,58 @@ def test_where_history_tells_of_an_id_training_without_ids_is_tried_too(
     ]
 
 
+def served(by_strength, strength):
+    return Trained(None, {"val_auc_by_strength": by_strength, "adaptation_strength": strength})
+
+
+@pytest.mark.parametrize(
+    ("other", "kept"),
+    [
+        (served({"0": 0.73, "1": 0.70}, 0.0), "30"),
+        (served({"0": 0.71, "1": 0.73}, 1.0), "30"),
+        (served({"0": 0.69, "1": 0.70}, 1.0), "1"),
+    ],
+)
+def test_where_less_adaptation_is_better_a_large_prior_precision_is_tried(other, kept):
+    models = {None: served({"0": 0.71, "0.5": 0.72, "1": 0.70}, 0.5), 30.0: other}
+    asked = []
+
+    def train(options, checkpoints):
+        precision = options.model.prior_precision
+        asked.append((precision, checkpoints.folder))
+        return models[precision]
+
+    best = best_as_served(train, TrainOptions(), CheckpointOptions(Path("c")), float)
+    assert best is models[None if kept == "1" else 30.0]
+    scores = best.result["val_auc_by_prior_precision"]
+    assert max(scores, key=lambda precision: scores[precision]) == kept
+    assert asked == [(None, Path("c")), (30.0, Path("c/large_precision"))]
+
+
+@pytest.mark.parametrize(
+    ("options", "model", "of_chief"),
+    [
+        (TrainOptions(), served({"0": 0.70, "1": 0.71}, 1.0), None),
+        (TrainOptions(), Trained(None, {}), None),  # does not adapt
+        (TrainOptions().replace(prior_precision=1.0), served({"0": 0.7}, 0.0), None),
+        (TrainOptions.paper(), served({"0": 0.7}, 0.0), None),  # gradient steps
+        (TrainOptions(), served({"0": 0.7}, 0.0), 1.0),  # the first worker has the say
+    ],
+)
+def test_otherwise_one_model_is_trained(options, model, of_chief):
+    calls = []
+
+    def train(options, checkpoints):
+        calls.append(options)
+        return model
+
+    def agree(strength):
+        return strength if of_chief is None else of_chief
+
+    assert best_as_served(train, options, None, agree) is model
+    assert calls == [options]
+
+
 def test_the_command_says_what_was_tried():
     from tfrec_limaml.commands.train import COMMAND
 
@@ -119,10 +184,32 @@ def test_the_command_says_what_was_tried():
         **{"algorithm": "limaml", "epochs": 3, "seconds": 1.0, "best_val_auc": 0.75},
         **{"model": "m", "support_loss_before": 0.6, "support_loss_after": 0.5},
         "val_score_by_id_embeddings": {"with": 0.7312, "without": 0.74},
+        "val_auc_by_prior_precision": {"1": 0.739, "30": 0.7436},
     }
     text = COMMAND.render(result)
     assert "tried on the validation tasks, ID embeddings: with 0.7312, without 0.7400" in text
+    assert "initial prior precision: 1 0.7390, 30 0.7436" in text
     assert "shrinkage" not in text
     assert "fine-tuning changed the support loss of validation tasks from 0.6000 to 0.5000" in text
     del result["support_loss_before"], result["support_loss_after"]
     assert "fine-tuning" not in COMMAND.render(result)
+
+
+@pytest.mark.parametrize(
+    ("strength", "said"),
+    [
+        (1.0, "validation AUC 0.7500; model at m\n"),
+        (0.25, "validation AUC 0.7500 (0.7600 with the adaptation strength 0.25, as saved)"),
+        (0.0, "adaptation strength 0 (adapting lowers the AUC of the validation tasks: the model"),
+    ],
+)
+def test_the_command_names_the_auc_of_the_strength_that_is_saved(strength, said):
+    from tfrec_limaml.commands.train import COMMAND
+
+    result = {
+        **{"algorithm": "limaml", "epochs": 3, "seconds": 1.0, "best_val_auc": 0.75},
+        **{"model": "m", "support_loss_before": 0.6, "support_loss_after": 0.5},
+        "adaptation_strength": strength,
+        "val_auc_by_strength": {"0": 0.77, "0.25": 0.76, "1": 0.75},
+    }
+    assert said in COMMAND.render(result)

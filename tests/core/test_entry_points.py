@@ -7,10 +7,11 @@ import re
 import shlex
 import subprocess
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 
 import pytest
 
+import tfrec_limaml
 from tfrec_limaml.cli import _ORDER, Command, build_parser
 
 ENTRIES = sorted(entry_points(group="limaml.commands"), key=lambda entry: entry.name)
@@ -19,6 +20,11 @@ each_command = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry
 
 def test_the_packages_declare_every_command():
     assert {entry.name for entry in ENTRIES} >= {*_ORDER}
+
+
+def test_the_package_tells_its_version():
+    assert tfrec_limaml.__version__ == version("tfrec_limaml")
+    assert "__version__" in dir(tfrec_limaml)
 
 
 @each_command

@@ -19,6 +19,7 @@ from tfrec_limaml.store import values
 from tfrec_limaml.store.base import Generation
 from tfrec_limaml.store.file_locks import open_locked
 from tfrec_limaml.store.generation_record import Record
+from tfrec_limaml.store.generation_rules import LOCK_SUFFIX
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
 from tfrec_limaml.store.lmdb_environment import Environments
 
@@ -70,15 +71,16 @@ class LmdbGenerations:
         path = _generation_path(self._folder, model_version, folder)
         self._environments.forget(path)
         shutil.rmtree(path, ignore_errors=True)
-        Path(f"{path}.lock").unlink(missing_ok=True)
+        _lock_of(path).unlink(missing_ok=True)
 
     def remove_dead(self, model_version: int) -> None:
         """Removes the data of dead writers."""
         for name in {
-            p.name.removesuffix(".lock") for p in (self._folder / str(model_version)).glob("*")
+            p.name if p.is_dir() else p.name.removesuffix(LOCK_SUFFIX)
+            for p in (self._folder / str(model_version)).glob("*")
         }:
-            lock = Path(f"{_generation_path(self._folder, model_version, name)}.lock")
-            if not lock.exists() and self._catalog.is_published(model_version, name):
+            lock = _lock_of(_generation_path(self._folder, model_version, name))
+            if not lock.is_file() and self._catalog.is_published(model_version, name):
                 continue
             with contextlib.suppress(StoreError, FileNotFoundError), open_locked(lock):
                 # Checked under the lock: the writer may have published in the meantime.
@@ -101,3 +103,8 @@ class LmdbGenerations:
 @functools.lru_cache(maxsize=256)
 def _generation_path(folder: Path, model_version: int, name: str) -> Path:
     return folder / str(model_version) / name
+
+
+def _lock_of(path: Path) -> Path:
+    """The file that a writer of a generation's folder locks."""
+    return Path(f"{path}{LOCK_SUFFIX}")

@@ -22,6 +22,7 @@ from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.generation_rules import LOCK_SUFFIX
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
 from tfrec_limaml.store.lmdb_environment import Environments
+from tfrec_limaml.version_folders import version_number
 
 
 class LmdbGenerations:
@@ -97,7 +98,8 @@ class LmdbGenerations:
             return []
         except OSError as error:
             raise StoreError(f"cannot read the store folder {self._folder}: {error}") from error
-        return sorted(int(name) for name in names if name.isdigit())
+        versions = map(version_number, names)
+        return sorted(version for version in versions if version is not None)
 
 
 @functools.lru_cache(maxsize=256)

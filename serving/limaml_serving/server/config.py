@@ -8,15 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tfrec_limaml.errors import LimamlError
+from limaml_serving.errors import ConfigError
 
 #: Longest model name, in characters.
 _LONGEST_NAME = 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-
-class ConfigError(LimamlError):
-    """A model configuration that cannot be served."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ _WHOLE: dict[str, tuple[int, float]] = {
     "max_rows": (1, math.inf),
     "max_message_bytes": (1, _LARGEST_MESSAGE),
     "max_response_bytes": (1, _LARGEST_MESSAGE),
+    "count": (1, math.inf),
     "max_message_mb": (1, _LARGEST_MESSAGE >> 20),
     "max_response_mb": (1, _LARGEST_MESSAGE >> 20),
 }
@@ -34,8 +35,8 @@ def check_settings(settings: Mapping[str, Any], option: bool = False) -> None:
     """Raises `ConfigError` for a value that cannot be served; None stands for the default.
 
     Args:
-        settings: Values by the names of the arguments of `EmbeddedServer`; also
-            ``max_message_mb``, ``max_response_mb`` and ``grace_seconds``.
+        settings: Values by the names of the arguments of `EmbeddedServer` and of `VersionPolicy`,
+            and of options of the command line.
         option: Whether errors name options of the command line instead.
     """
     for name, value in settings.items():

@@ -260,4 +260,4 @@ class EmbeddingStore(Protocol):
         """
 
     def close(self) -> None:
-        """Releases connections and handles."""
+        """Releases connections and handles; a later call opens them again."""

@@ -224,6 +224,7 @@ class _OnFirstUse:
         return getattr(self._client, name)
 
     def close(self) -> None:
-        """Closes the client, if there is one."""
-        if self._client is not None:
-            self._client.close()
+        """Closes the client, if there is one; the next use creates another."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()

@@ -8,7 +8,11 @@ from tfrec_limaml.errors import LimamlError
 
 
 class RequestError(LimamlError):
-    """The member or the candidates do not fit the model's schema; nothing was sent."""
+    """A request that cannot be sent: nothing was sent.
+
+    The member or the candidates do not fit the model's schema, or an argument of the call is out of
+    range.
+    """
 
 
 class ConfigError(LimamlError):

@@ -85,7 +85,8 @@ class Ranker(RankerBase):
             The candidates, best first.
 
         Raises:
-            RequestError: Member or candidates do not fit the schema; nothing was sent.
+            RequestError: Member or candidates do not fit the schema, `top` is not a whole number of
+                at least 1, or `timeout` is no finite number; nothing was sent.
             ServingError: The server did not answer with scores; its ``code`` says why.
             VersionMismatchError: As configured by `on_version_mismatch`; and always when another
                 version than the one asked for answers.

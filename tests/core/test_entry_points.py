@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import re
 import shlex
@@ -79,3 +80,11 @@ def test_help_is_quick_because_it_loads_no_heavy_library():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert "HEAVY []" in done.stdout
+
+
+@pytest.mark.parametrize("package", ["tfrec_limaml", "limaml_serving"])
+def test_names_that_are_loaded_on_first_use_are_listed(package):
+    module = importlib.import_module(package)
+    assert set(dir(module)) >= set(module._MODULES) == set(module.__all__)
+    for name in dir(module):
+        assert getattr(module, name)

@@ -15,6 +15,7 @@ from typing import Any
 
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
 from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.version_folders import version_number
 
 MANIFEST_FILE = "manifest.json"
 EXTRA_DIRECTORY = "assets.extra"
@@ -205,12 +206,11 @@ def embedding_inputs(further_definitions: Sequence[str]) -> list[tuple[str, str]
 def latest_version(base_directory: str | Path) -> Path:
     """The directory of the highest integer version below a SavedModel base directory."""
     base = Path(base_directory)
-    versions = (
-        [p for p in base.iterdir() if p.is_dir() and p.name.isdigit()] if base.is_dir() else []
-    )
+    numbers = {p: version_number(p.name) for p in base.iterdir()} if base.is_dir() else {}
+    versions = {p: number for p, number in numbers.items() if number is not None and p.is_dir()}
     if not versions:
         raise VersionMismatchError(f"no exported version below {base}; run `limaml export` first")
-    return max(versions, key=lambda p: int(p.name))
+    return max(versions, key=versions.__getitem__)
 
 
 def digest_of(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Errors of the ranker client."""
+"""Errors of the ranker client and the embedded server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from tfrec_limaml.errors import LimamlError
 
 
 class RequestError(LimamlError):
-    """The member or the candidates do not fit the model's schema; nothing was sent."""
+    """A request that cannot be sent: nothing was sent.
+
+    The member or the candidates do not fit the model's schema, or an argument of the call is out of
+    range.
+    """
+
+
+class ConfigError(LimamlError):
+    """Settings of the embedded server, or of its models, that cannot be served."""
 
 
 class ServingError(LimamlError):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import re
 import shlex
 import subprocess
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 
 import pytest
 
+import tfrec_limaml
 from tfrec_limaml.cli import _ORDER, Command, build_parser
 
 ENTRIES = sorted(entry_points(group="limaml.commands"), key=lambda entry: entry.name)
@@ -19,6 +21,11 @@ each_command = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry
 
 def test_the_packages_declare_every_command():
     assert {entry.name for entry in ENTRIES} >= {*_ORDER}
+
+
+def test_the_package_tells_its_version():
+    assert tfrec_limaml.__version__ == version("tfrec_limaml")
+    assert "__version__" in dir(tfrec_limaml)
 
 
 @each_command
@@ -73,3 +80,11 @@ def test_help_is_quick_because_it_loads_no_heavy_library():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert "HEAVY []" in done.stdout
+
+
+@pytest.mark.parametrize("package", ["tfrec_limaml", "limaml_serving"])
+def test_names_that_are_loaded_on_first_use_are_listed(package):
+    module = importlib.import_module(package)
+    assert set(dir(module)) >= set(module._MODULES) == set(module.__all__)
+    for name in dir(module):
+        assert getattr(module, name)

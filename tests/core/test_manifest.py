@@ -74,7 +74,7 @@ def test_another_schema_is_refused_with_both_fingerprints(every_kind, manifest):
 def test_the_latest_version_is_the_highest_number_not_the_last_name(tmp_path):
     with pytest.raises(VersionMismatchError, match=r"no exported version below .*limaml export"):
         latest_version(tmp_path / "ranker")
-    for name in ("9", "10", ".writing-11", "notes"):
+    for name in ("9", "10", ".writing-11", "notes", "²", "1²"):
         (tmp_path / name).mkdir()
     (tmp_path / "12").write_text("a file")
     assert latest_version(tmp_path).name == "10"

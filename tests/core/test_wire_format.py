@@ -1,4 +1,4 @@
-"""Varints against the protobuf library."""
+"""Varints against the protobuf library, and messages that are declared in code."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfrec_limaml import wire_format
+from tfrec_limaml.wire_messages import message_classes
 
 NUMBERS = st.one_of(
     st.integers(0, 2**64 - 1), st.sampled_from([0, 1, 127, 128, 2**14 - 1, 2**14, 2**63, 2**64 - 1])
@@ -35,3 +36,9 @@ def test_many_varints_are_those_of_each(numbers):
 def test_a_field_opens_as_protobuf_opens_it(size):
     message = wrappers_pb2.BytesValue(value=bytes(size)).SerializeToString()
     assert wire_format.opening(1, size) + bytes(size) == (message or b"\x0a\0")
+
+
+@pytest.mark.parametrize("kind", ["double", "*double", "map:double", "Nowhere"])
+def test_a_type_that_is_not_declared_is_refused_by_name(kind):
+    with pytest.raises(ValueError, match=r"field 'x' of message 'M' must be .*, received '(do|No)"):
+        message_classes("t", {"M": {"x": (1, kind)}, "N": {"y": (1, "M")}})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from limaml_serving.server import ConfigError, ModelSettings, read_models_config
+from limaml_serving.server import ConfigError, ModelSettings, VersionPolicy, read_models_config
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "two\nlines", "x" * 2000])
@@ -65,6 +65,20 @@ def test_a_models_config_that_cannot_be_served_is_refused_with_the_reason(tmp_pa
     path.write_text(text)
     with pytest.raises(ConfigError, match=words):
         read_models_config(path)
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ({"count": 0}, "count must be a whole number, at least 1, received 0"),
+        ({"count": -1}, "count must be a whole number, at least 1, received -1"),
+        ({"kind": "x"}, r"kind of a version policy must be one of \['latest', .*received 'x'"),
+        ({"kind": "specific"}, "names no version: give versions"),
+    ],
+)
+def test_a_policy_that_chooses_nothing_sensible_is_refused(policy, words):
+    with pytest.raises(ConfigError, match=words):
+        VersionPolicy(**policy)
 
 
 def test_a_models_config_gives_policies_and_labels(conformance_config):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,6 @@ import numpy as np
 import pytest
 from ports import free_port, listens
 from waiting import wait_for
-
-from tfrec_limaml.errors import LimamlError
 
 
 def command(base, port, *options):
@@ -110,13 +109,22 @@ def test_a_server_drains_when_its_terminal_closes_unless_it_was_started_to_stay(
         (["{base}/1"], "pass the directory above it"),
         (["--models-config", "{base}/nowhere"], "no models config at"),
         (["{base}", "--name", "a\nb"], "is not allowed"),
-        (["{base}", "--workers", "0"], "--workers must be at least 1"),
-        (["{base}", "--max-message-mb", "2048"], "--max-message-mb must be at most 2047"),
-        (["{base}", "--max-response-mb", "2048"], "--max-response-mb must be at most 2047"),
-        (["{base}", "--max-queue", "-1"], "--max-queue must not be negative"),
-        (["{base}", "--grace-seconds", "nan"], "--grace-seconds must not be negative"),
-        (["{base}", "--poll-seconds", "nan"], "--poll-seconds must be positive"),
-        (["{base}", "--port", "70000"], "--port must be between"),
+        (["{base}", "--workers", "0"], "--workers must be a whole number, at least 1, received 0"),
+        (
+            ["{base}", "--max-message-mb", "2048"],
+            "must be a whole number between 1 and 2047",
+        ),
+        (
+            ["{base}", "--max-response-mb", "2048"],
+            "--max-response-mb must be a whole",
+        ),
+        (["{base}", "--max-queue", "-1"], "--max-queue must be a whole number, at least 0"),
+        (["{base}", "--grace-seconds", "nan"], "--grace-seconds must be not negative"),
+        (
+            ["{base}", "--poll-seconds", "nan"],
+            "--poll-seconds must be positive",
+        ),
+        (["{base}", "--port", "70000"], "--port must be a whole number between 0 and 65535"),
         (["{base}", "--tls-key", "x"], "needs both"),
         (["{base}", "--tls-client-ca", "x"], "needs both"),
     ],
@@ -131,12 +139,34 @@ def test_the_command_refuses_what_it_cannot_serve_in_one_line(base, capsys, argu
 
 @pytest.mark.parametrize("name", ["max_message_bytes", "max_response_bytes"])
 def test_limits_beyond_those_of_grpc_are_refused(base, name):
-    from limaml_serving.server import EmbeddedServer
+    from limaml_serving.server import ConfigError, EmbeddedServer
 
-    with pytest.raises(LimamlError, match=rf"{name} must be between 1 and 2\*\*31 - 1, received"):
+    with pytest.raises(ConfigError, match=f"{name} must be a whole number between 1 and 2"):
         EmbeddedServer({"m": base}, **{name: 2**31})
     with EmbeddedServer({"m": base}, **{name: 2047 * 2**20}) as server:
         assert server.manager.available() == {"m": [1]}
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ({"port": 99_999}, "port must be a whole number between 0 and 65535, received 99999"),
+        ({"port": -1}, "port must be a whole number between 0"),
+        ({"metrics_port": 99_999}, "metrics_port must be a whole number between 0"),
+        ({"workers": 0}, "workers must be a whole number, at least 1, received 0"),
+        ({"workers": 1.5}, "workers must be a whole number, at least 1, received 1.5"),
+        ({"max_queue": -1}, "max_queue must be a whole number, at least 0, received -1"),
+        ({"max_rows": 0}, "max_rows must be a whole number, at least 1, received 0"),
+        ({"poll_seconds": float("nan")}, "poll_seconds must be positive"),
+        ({"poll_seconds": 1e300}, "poll_seconds must be positive"),
+        ({"poll_seconds": "1"}, "poll_seconds must be positive"),
+    ],
+)
+def test_python_refuses_the_values_that_the_command_refuses(base, setting, expected):
+    from limaml_serving.server import ConfigError, EmbeddedServer
+
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        EmbeddedServer({"m": base}, **setting)
 
 
 def test_a_full_disk_under_stderr_does_not_stop_the_start(base, connect):

@@ -37,6 +37,30 @@ def test_two_servers_cannot_share_a_port(connected, base):
         EmbeddedServer({"m": base}, port=server.port).start()
 
 
+def test_a_start_that_fails_frees_its_port(connected, connect, base):
+    other, _ = connected(metrics_port=0)
+    taken = int(other.metrics_target.rpartition(":")[2])
+    failed = EmbeddedServer({"m": base}, metrics_port=taken)
+    with pytest.raises(ConfigError, match=f"cannot serve metrics on 127.0.0.1:{taken}"):
+        failed.start()
+    assert failed.port
+    with EmbeddedServer({"m": base}, port=failed.port) as server:
+        assert connect(server.target, name="m").logits() == [111.0, 1.0]
+
+
+def test_a_server_starts_once(base, connected):
+    server, client = connected()
+    with pytest.raises(ConfigError, match=r"started or stopped before.*create another"):
+        server.start()
+    assert client.logits() == [111.0, 1.0]
+    server.stop()
+    never_started = EmbeddedServer({"m": base})
+    never_started.stop()
+    for each in (server, never_started):
+        with pytest.raises(ConfigError, match=r"started or stopped before.*create another"):
+            each.start()
+
+
 def test_health_is_not_serving_until_every_model_has_a_version(
     serve, connect, base, tmp_path, add_version
 ):

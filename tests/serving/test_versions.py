@@ -27,7 +27,7 @@ def states(client):
 
 
 def test_only_directories_named_by_whole_numbers_are_versions(tmp_path):
-    for name in ("1", "007", "12", "-3", "4.0", "٣", "new", "9" * 40, "tmp5"):
+    for name in ("1", "007", "12", "-3", "4.0", "٣", "²", "new", "9" * 40, "tmp5"):
         (tmp_path / name).mkdir()
     (tmp_path / "8").write_text("a file")
     (tmp_path / "6").symlink_to(tmp_path / "6")

@@ -26,6 +26,7 @@ from tfrec_limaml.export.signatures import write_saved_model
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.models import JointLiMAML, LiMAML
 from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.version_folders import version_number
 
 #: Entry points of this group are called as ``hook(ranker_directory, manifest)`` before a version
 #: becomes visible.
@@ -174,10 +175,7 @@ def _manifest(
 
 
 def _next_version(base: Path) -> int:
-    versions = [
-        int(p.name)
-        for kind in ("ranker", "adapter")
-        for p in (base / kind).glob("[0-9]*")
-        if p.name.isdigit()
-    ]
-    return max(versions, default=0) + 1
+    versions = (
+        version_number(p.name) for kind in ("ranker", "adapter") for p in (base / kind).glob("*")
+    )
+    return max((number for number in versions if number is not None), default=0) + 1

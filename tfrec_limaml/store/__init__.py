@@ -7,6 +7,7 @@
     redis://127.0.0.1:6379/0?prefix=limaml         a Redis server shared by many readers
 """
 
+from tfrec_limaml.arrays import Mask
 from tfrec_limaml.store.address import open_store
 from tfrec_limaml.store.base import (
     EmbeddingStore,
@@ -14,7 +15,6 @@ from tfrec_limaml.store.base import (
     Generation,
     GenerationWriter,
     LookUpResult,
-    Mask,
     Matrix,
     Place,
     Upserted,

@@ -10,13 +10,16 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from tfrec_limaml.arrays import Integers
+from tfrec_limaml.arrays import Mask as Mask  # a public name of this module too
+
+#: Embeddings, one row per task ``[n, D]``.
 Matrix = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 #: Generations that `EmbeddingStore.prune` keeps, besides those published within the last seconds,
 #: which readers may have just opened.
 KEEP, GRACE_SECONDS = 2, 3600.0
 #: Maps task keys to the times of their last interactions, milliseconds ``[n]``.
-EventTimes = Callable[[Sequence[str]], npt.NDArray[np.int64]]
+EventTimes = Callable[[Sequence[str]], Integers]
 
 
 class LookUpResult(tuple[Matrix, Mask]):
@@ -135,6 +138,8 @@ class GenerationWriter(Protocol):
         Raises:
             ErasedMeanwhileError: Keys were erased since the writer was opened: write the generation
                 again.
+            StoreError: The number of keys is not `expected_count`, there are none, the writer was
+                used to the end before, or the store cannot be written.
         """
 
     def abort(self) -> None:
@@ -177,9 +182,19 @@ class EmbeddingStore(Protocol):
     ) -> GenerationWriter:
         """Opens a generation for writing.
 
-        An unpublished one of the same identifier is dropped first. `model` is the digest of the
-        model's manifest: clients of another model with the same version number do not use the
-        embeddings.
+        An unpublished one of the same identifier is dropped first.
+
+        Args:
+            model_version: The exported model of the embeddings.
+            embedding_dim: Width ``D``.
+            identifier: Must sort after the newest published one of the model version. By default
+                the current time, or a name after the newest one.
+            model: Digest of the model's manifest: clients of another model with the same version
+                number do not use the embeddings.
+
+        Raises:
+            StoreError: A number is not positive, the identifier is not allowed or sorts before a
+                published one, a living writer holds it, or the store cannot be written.
         """
 
     def upsert(
@@ -242,12 +257,21 @@ class EmbeddingStore(Protocol):
 
         Returning to an earlier generation condemns the one that was current; the given one is no
         longer condemned. The overlays of both are dropped.
+
+        Raises:
+            StoreError: There is no such generation, or none before the current one; its data are
+                gone; another process changed the generations meanwhile; or the store cannot be
+                written.
         """
 
     def condemn(self, model_version: int, identifier: str) -> Generation:
         """Marks a generation as bad; the current one cannot be condemned.
 
         `prune` does not count it among those to keep, and `rollback` does not choose it by default.
+
+        Raises:
+            StoreError: There is no such generation, it is current, another process changed the
+                generations meanwhile, or the store cannot be written.
         """
 
     def prune(
@@ -255,9 +279,17 @@ class EmbeddingStore(Protocol):
     ) -> list[str]:
         """Removes condemned generations, and those beyond the newest `keep` others.
 
-        Never removes one that is younger than the grace period, nor the current one, unless `keep`
-        is 0: that removes all generations of a model version which is no longer served.
+        Never removes one that is younger than `grace_seconds`, whatever `keep` is. The current one
+        is removed only if `keep` is 0: ``keep=0, grace_seconds=0`` removes all generations of a
+        model version which is no longer served.
+
+        Returns:
+            The identifiers of the removed generations.
+
+        Raises:
+            StoreError: `keep` or `grace_seconds` is negative, another process changed the
+                generations meanwhile, or the store cannot be written.
         """
 
     def close(self) -> None:
-        """Releases connections and handles."""
+        """Releases connections and handles; a later call opens them again."""

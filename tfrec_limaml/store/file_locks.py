@@ -36,6 +36,7 @@ def open_locked(path: Path) -> IO[str]:
                 f"{path} is held by another process that is still writing; wait for it, or stop it"
             ) from error
         # If the file was removed between opening and locking, the lock has no effect.
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            return file
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
         file.close()

@@ -21,6 +21,8 @@ ERASED_MEANWHILE = (
 
 _NUMBER = re.compile(r"-\d{3}$")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+#: Ending of the files that the LMDB backend locks, beside the folders of its generations.
+LOCK_SUFFIX = ".lock"
 
 
 def check_new(model_version: int, embedding_dim: int) -> None:
@@ -55,6 +57,11 @@ def choose_identifier(requested: str | None, published: Collection[str]) -> str:
         raise StoreError(
             "generation identifier must be letters, digits, '.', '_' or '-' (100 at most), "
             f"received {requested!r}"
+        )
+    if requested.endswith(LOCK_SUFFIX):
+        raise StoreError(
+            f"generation identifier must not end in {LOCK_SUFFIX!r}, which is the ending of lock "
+            f"files, received {requested!r}; choose another one"
         )
     if requested <= newest:
         raise StoreError(

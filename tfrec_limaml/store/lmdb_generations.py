@@ -19,8 +19,10 @@ from tfrec_limaml.store import values
 from tfrec_limaml.store.base import Generation
 from tfrec_limaml.store.file_locks import open_locked
 from tfrec_limaml.store.generation_record import Record
+from tfrec_limaml.store.generation_rules import LOCK_SUFFIX
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
 from tfrec_limaml.store.lmdb_environment import Environments
+from tfrec_limaml.version_folders import version_number
 
 
 class LmdbGenerations:
@@ -70,15 +72,16 @@ class LmdbGenerations:
         path = _generation_path(self._folder, model_version, folder)
         self._environments.forget(path)
         shutil.rmtree(path, ignore_errors=True)
-        Path(f"{path}.lock").unlink(missing_ok=True)
+        _lock_of(path).unlink(missing_ok=True)
 
     def remove_dead(self, model_version: int) -> None:
         """Removes the data of dead writers."""
         for name in {
-            p.name.removesuffix(".lock") for p in (self._folder / str(model_version)).glob("*")
+            p.name if p.is_dir() else p.name.removesuffix(LOCK_SUFFIX)
+            for p in (self._folder / str(model_version)).glob("*")
         }:
-            lock = Path(f"{_generation_path(self._folder, model_version, name)}.lock")
-            if not lock.exists() and self._catalog.is_published(model_version, name):
+            lock = _lock_of(_generation_path(self._folder, model_version, name))
+            if not lock.is_file() and self._catalog.is_published(model_version, name):
                 continue
             with contextlib.suppress(StoreError, FileNotFoundError), open_locked(lock):
                 # Checked under the lock: the writer may have published in the meantime.
@@ -95,9 +98,15 @@ class LmdbGenerations:
             return []
         except OSError as error:
             raise StoreError(f"cannot read the store folder {self._folder}: {error}") from error
-        return sorted(int(name) for name in names if name.isdigit())
+        versions = map(version_number, names)
+        return sorted(version for version in versions if version is not None)
 
 
 @functools.lru_cache(maxsize=256)
 def _generation_path(folder: Path, model_version: int, name: str) -> Path:
     return folder / str(model_version) / name
+
+
+def _lock_of(path: Path) -> Path:
+    """The file that a writer of a generation's folder locks."""
+    return Path(f"{path}{LOCK_SUFFIX}")

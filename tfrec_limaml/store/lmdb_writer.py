@@ -35,7 +35,7 @@ class LmdbWriter(SingleUse):
         self._publish = publish
         self._filter = ErasedFilter(tombstones)
         self._path = path
-        self._lock_path = Path(f"{self._path}.lock")
+        self._lock_path = Path(f"{self._path}{generation_rules.LOCK_SUFFIX}")
         self._lock: IO[str] | None = None
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ from tfrec_limaml.store.generation_record import Record
 
 _TIME = struct.Struct("<q")
 _CHECKSUM = struct.Struct("<I")
+_LATEST = np.iinfo(np.int64).max
 #: Number of bytes by which an entry is longer than a generation's value.
 _TAIL_BYTES = _TIME.size + _CHECKSUM.size
 _VALUE_CHECKSUM_BYTES = 4
@@ -60,6 +61,10 @@ def entries_of(
         raise StoreError(
             f"event_times must be {len(keys)} whole numbers of milliseconds, one per key, received "
             f"shape {list(times.shape)} of {times.dtype}"
+        )
+    if times.dtype.kind == "u" and len(times) and times.max() > _LATEST:
+        raise StoreError(
+            f"event_times must be at most 2**63 - 1 milliseconds, received {times.max()}"
         )
     encoded = values.encode_keys(keys)
     stored = values.encode_values(keys, encoded, embeddings, record)

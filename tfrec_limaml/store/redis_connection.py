@@ -31,6 +31,7 @@ PASSWORD, SENTINEL_PASSWORD = "REDIS_PASSWORD", "REDIS_SENTINEL_PASSWORD"
 SENTINEL = ("redis-sentinel", "rediss-sentinel")
 CLUSTER = ("redis+cluster", "rediss+cluster")
 _SENTINEL_PORT, _PORT = 26379, 6379
+_DIGITS = re.compile("[0-9]+")
 # The client quotes a failed command of a pipeline: task keys and vectors.
 _QUOTED_COMMAND = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
 
@@ -72,7 +73,8 @@ def connect(
         # The error's message may contain a part of the password.
         raise StoreError(
             f"cannot read the store address {masked(url)!r}: write "
-            "redis://[user:password@]HOST:PORT/DB, with / ? # @ in a password percent-encoded"
+            "redis://[user:password@]HOST:PORT/DB, with a number for DB and with / ? # @ in a "
+            "password percent-encoded"
         ) from None
 
 
@@ -114,7 +116,10 @@ def _client(
     if parts.scheme in CLUSTER:
         return _cluster(parts, {**options, "ssl": encrypted})
     if parts.scheme == "unix":
-        url = f"unix://{parts.netloc}{parts.path}?db={int(db or 0)}"
+        url = f"unix://{parts.netloc}{parts.path}?db={_database(db)}"
+    else:
+        # The client itself opens database 0 for a name, and others for several numbers.
+        _database(parts.path.removeprefix("/"))
     return redis.Redis.from_url(url, **{**options, "password": secret_of(url) or None})
 
 
@@ -158,7 +163,7 @@ def _through_sentinel(
     User and password of the store address are for the master.
     """
     user, _, hosts = parts.netloc.rpartition("@")
-    service, _, db = parts.path.lstrip("/").partition("/")
+    service, _, database = parts.path.lstrip("/").partition("/")
     if not service or not hosts:
         raise StoreError(
             f"the address {masked(parts.geturl())!r} names no service; write "
@@ -167,7 +172,7 @@ def _through_sentinel(
     account = _account(user, parts)
     sentinels = _hosts(hosts, _SENTINEL_PORT)
     sentinel_client = Sentinel(sentinels, sentinel_kwargs={**options, **sentinel})
-    return sentinel_client.master_for(service, db=int(db or 0), **account, **options)
+    return sentinel_client.master_for(service, db=_database(database), **account, **options)
 
 
 def _cluster(parts: SplitResult, options: Mapping[str, Any]) -> Any:
@@ -181,6 +186,13 @@ def _cluster(parts: SplitResult, options: Mapping[str, Any]) -> Any:
     nodes = [ClusterNode(host, port) for host, port in _hosts(hosts, _PORT)]
     account = _account(user, parts)
     return _OnFirstUse(lambda: RedisCluster(startup_nodes=nodes, **account, **options))
+
+
+def _database(text: str | None) -> int:
+    """The number of a database, 0 by default; raises `ValueError` for other texts."""
+    if text and not _DIGITS.fullmatch(text):
+        raise ValueError("a database is a number")  # the text may be a part of a password
+    return int(text or 0)
 
 
 def _account(user: str, parts: SplitResult) -> dict[str, Any]:
@@ -212,6 +224,7 @@ class _OnFirstUse:
         return getattr(self._client, name)
 
     def close(self) -> None:
-        """Closes the client, if there is one."""
-        if self._client is not None:
-            self._client.close()
+        """Closes the client, if there is one; the next use creates another."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()

@@ -42,7 +42,7 @@ class RedisQuery:
         if record.format >= 2:
             pipeline.hmget(data, (*self._data_fields, values.HEADER))
         else:
-            pipeline.hmget(data, fields)
+            pipeline.hmget(data, self._data_fields)
             pipeline.exists(data)
         self._digests: list[bytes] = []
         if record.erasing:

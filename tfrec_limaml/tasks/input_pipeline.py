@@ -81,8 +81,8 @@ def task_dataset(
             all samples then have the same weight, in long and short tasks.
         share: The part of the records that one of several workers reads.
         batches: Batches per epoch, one number for each pattern; empty batches of weight 0 are added
-            at the end up to this number. Needed if workers have different numbers of tasks;
-            requires an `epoch`.
+            at the end up to this number, and batches beyond it are left out. Needed if workers have
+            different numbers of tasks; requires an `epoch`.
         in_order: Keep the order of the files; the default with `with_keys`. Otherwise tasks of
             similar length are batched together, which needs less padding.
         side: The side of the records, if a model adapts two sides: adds the further features of

@@ -82,13 +82,15 @@ class ModelOptions:
     sweeps: int = 2
 
     def __post_init__(self) -> None:
-        if self.joint_task is not None and (
-            self.chosen_adaptation != "gauss-newton" or self.prior != "zero"
-        ):
+        if self.joint_task is not None and self.chosen_adaptation != "gauss-newton":
             raise LimamlError(
-                f"joint_task {self.joint_task!r} is adapted in closed form from prior 'zero': it "
-                f"needs the meta_block 'offset', received {self.meta_block!r} with adaptation "
-                f"{self.chosen_adaptation!r} and prior {self.prior!r}"
+                f"joint_task {self.joint_task!r} is adapted in closed form: it needs the "
+                f"meta_block 'offset', received {self.meta_block!r} with adaptation "
+                f"{self.chosen_adaptation!r}"
+            )
+        if self.joint_task is not None and self.prior != "zero":
+            raise LimamlError(
+                f"joint_task {self.joint_task!r} needs the prior 'zero', received {self.prior!r}"
             )
         self._check_numbers()
         _check("meta_block", self.meta_block, META_BLOCK_NAMES)

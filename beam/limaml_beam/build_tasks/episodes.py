@@ -19,7 +19,8 @@ from limaml_beam.build_tasks.grouping import TRAIN
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import EPISODES, TIME, Integers
+from limaml_beam.rows.columnar import EPISODES, TIME
+from tfrec_limaml.arrays import Integers
 from tfrec_limaml.schema.schema import Schema
 
 #: The lowest and the highest share of a task's training rows before a split time.

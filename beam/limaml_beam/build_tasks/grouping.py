@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import ORDER, SEGMENT, TASK, TIME, Integers
+from limaml_beam.rows.columnar import ORDER, SEGMENT, TASK, TIME
 from limaml_beam.rows.shuffle import Shuffle
+from tfrec_limaml.arrays import Integers
 from tfrec_limaml.schema.schema import Schema
 
 TRAIN, VALIDATION, TEST = 0, 1, 2

@@ -19,8 +19,9 @@ from limaml_beam.build_tasks.split_summary import SplitSummary
 from limaml_beam.io import progress
 from limaml_beam.io.staged_output import write_file
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import EPISODES, LABEL, MOMENT, SEGMENT, TIME, Integers, key_column
+from limaml_beam.rows.columnar import EPISODES, LABEL, MOMENT, SEGMENT, TIME, key_column
 from limaml_beam.rows.shuffle import Shuffle
+from tfrec_limaml.arrays import Integers
 from tfrec_limaml.schema.schema import HISTORY_VALUES, History, Schema
 from tfrec_limaml.tasks import folder
 

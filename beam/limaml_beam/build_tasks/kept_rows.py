@@ -22,7 +22,8 @@ import pyarrow as pa
 from limaml_beam.io import files
 from limaml_beam.io.staged_output import staged_file
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import TASK, Integers
+from limaml_beam.rows.columnar import TASK
+from tfrec_limaml.arrays import Integers
 from tfrec_limaml.errors import LimamlError
 
 #: Hash of the key, record batch, first row in it, number of rows.

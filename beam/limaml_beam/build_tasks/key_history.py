@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from limaml_beam.build_tasks.grouping import TRAIN, VALIDATION, segments
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import MOMENT, TIME, Integers, key_column
+from limaml_beam.rows.columnar import MOMENT, TIME, key_column
+from tfrec_limaml.arrays import Integers
 from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import History, Schema
 

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import LABEL, ORDER, TIME, WEIGHT, Mask, key_column
+from limaml_beam.rows.columnar import LABEL, ORDER, TIME, WEIGHT, key_column
 from limaml_beam.rows.feature_tables import Tables, owner
+from tfrec_limaml.arrays import Mask
 from tfrec_limaml.schema import arrow_keys, column_values
 from tfrec_limaml.schema.column_numbers import as_floats
 from tfrec_limaml.schema.column_times import as_milliseconds, future, implausible, offsets

@@ -19,8 +19,9 @@ from limaml_beam.build_tasks import episodes
 from limaml_beam.build_tasks.grouping import TRAIN
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import EPISODES, MOMENT, ORDER, SEGMENT, TASK, TIME, Integers
+from limaml_beam.rows.columnar import EPISODES, MOMENT, ORDER, SEGMENT, TASK, TIME
 from limaml_beam.rows.shuffle import Shuffle
+from tfrec_limaml.arrays import Integers
 from tfrec_limaml.schema.schema import Schema
 
 _PARTITION, _ROW = "__partition", "__row"

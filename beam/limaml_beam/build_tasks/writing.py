@@ -22,8 +22,9 @@ from limaml_beam.io.sources import Source
 from limaml_beam.io.staged_output import staged_file
 from limaml_beam.io.tfrecords import frame_records
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import LABEL, TASK, TIME, WEIGHT, Integers
+from limaml_beam.rows.columnar import LABEL, TASK, TIME, WEIGHT
 from limaml_beam.rows.feature_tables import join, load_tables
+from tfrec_limaml.arrays import Integers
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks import folder, record_format, task_encoder
 

@@ -7,6 +7,7 @@ from tfrec_limaml.errors import LimamlError, SchemaError, VersionMismatchError
 from tfrec_limaml.manifest import EXTRA_DIRECTORY, MANIFEST_FILE, Manifest, digest_of
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.folder import RECENT, SCHEMA_FILE, shard_pattern
+from tfrec_limaml.version_folders import version_number
 
 
 def newest_adapter(export: str) -> str:
@@ -17,10 +18,11 @@ def newest_adapter(export: str) -> str:
     """
     base = files.join(export, "adapter")
     manifests = files.matching(base, f"*/{EXTRA_DIRECTORY}/{MANIFEST_FILE}")
-    versions = [name for name in (path.split("/")[-3] for path in manifests) if name.isdigit()]
+    names = [path.split("/")[-3] for path in manifests]
+    versions = {name: number for name in names if (number := version_number(name)) is not None}
     if not versions:
         raise VersionMismatchError(f"no exported version below {base}; run `limaml export` first")
-    return files.join(base, max(versions, key=int))
+    return files.join(base, max(versions, key=versions.__getitem__))
 
 
 def read_manifest(adapter: str) -> Manifest:

@@ -14,6 +14,8 @@ from typing import NamedTuple, TextIO
 from tfrec_limaml.errors import LimamlError
 
 _POLL_SECONDS, _LONGEST_WAIT_SECONDS = 0.5, 600.0
+#: `is_held`, and an erasure that waits for updates, hold a lock no longer than this.
+_MOMENT_SECONDS, _SHORT_POLL_SECONDS = 0.5, 0.02
 
 
 class BusyError(LimamlError):
@@ -67,17 +69,21 @@ def exclusive(work: Path, lock: Lock, wait: bool = False) -> Iterator[None]:
 
 def _take(file: TextIO, work: Path, lock: Lock, wait: bool) -> None:
     """Takes the lock; see `exclusive`."""
-    end = time.monotonic() + _LONGEST_WAIT_SECONDS
+    begin = time.monotonic()
     told = False
     while not _is_taken(file):
+        waited = time.monotonic() - begin
+        if waited < _MOMENT_SECONDS:
+            time.sleep(_SHORT_POLL_SECONDS)
+            continue
         file.seek(0)
         process = file.read().strip() or "unknown"
-        if not wait or time.monotonic() >= end:
-            raise BusyError(lock.busy.format(process=process, work=work))
-        if not told:
+        if wait and not told:
             told = True
             path = work / lock.file
             sys.stderr.write(f"limaml: waiting for process {process}, which holds {path}\n")
+        if not wait or waited >= _LONGEST_WAIT_SECONDS:
+            raise BusyError(lock.busy.format(process=process, work=work))
         time.sleep(_POLL_SECONDS)
 
 
@@ -91,7 +97,10 @@ def _is_taken(file: TextIO) -> bool:
 
 
 def is_held(work: Path, lock: Lock) -> bool:
-    """Whether a process holds a lock of the folder."""
+    """Whether a process holds a lock of the folder.
+
+    Holds it for an instant itself, which `exclusive` waits for.
+    """
     try:
         with (work / lock.file).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from tfrec_limaml.arrays import Integers
 from tfrec_limaml.schema import arrow_keys
 
 TIME = "__time"  # int64, milliseconds since the epoch
@@ -32,9 +33,6 @@ TASK = "__task"  # string, encoded task key
 
 #: Tables of at least this size are compressed when they are encoded.
 _COMPRESSED_BYTES = 2**14
-
-Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 
 def other_key_column(definition: str) -> str:

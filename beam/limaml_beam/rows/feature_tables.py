@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 from limaml_beam.io.read_errors import SourceError
 from limaml_beam.io.sources import Source, read_tables
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import Mask, key_column
+from limaml_beam.rows.columnar import key_column
+from tfrec_limaml.arrays import Mask
 from tfrec_limaml.schema import arrow_keys, column_values
 from tfrec_limaml.schema.schema import Feature, Schema
 

@@ -74,7 +74,7 @@ def read_client_file(path: Path) -> dict[str, str]:
     Raises `LimamlError` without the text of a wrong line, which may be a password.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of a name
     except (OSError, UnicodeDecodeError) as error:
         raise LimamlError(f"cannot read {path}: {error}") from error
     lines = [line.strip() for line in text.splitlines()]

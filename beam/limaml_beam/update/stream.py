@@ -85,7 +85,7 @@ def stream(
 
     Raises:
         LimamlError: An error that waiting does not solve: a work folder without rows, a changed
-            schema.
+            schema, a folder of files that was removed.
     """
     done = _Done(settings.update.work / "updates" / "done.jsonl", _listed(settings.folder))
     updater, files = PatientUpdater(settings.update, tell, sleep), 0
@@ -175,8 +175,14 @@ class _Done:
 
 def _listed(folder: Path) -> list[_File]:
     """The files that are complete: not empty, and without a temporary name."""
-    with os.scandir(folder) as entries:
-        paths = [entry.path for entry in entries if not entry.name.startswith((".", "_"))]
+    try:
+        with os.scandir(folder) as entries:
+            paths = [entry.path for entry in entries if not entry.name.startswith((".", "_"))]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise LimamlError(
+            f"the folder {folder}, in which files arrive, is no longer there: create it and start "
+            "the stream again"
+        ) from error
     return [file for file in map(_file_at, paths) if file is not None]
 
 

@@ -13,7 +13,15 @@ import grpc.aio
 from limaml_serving.client.base import RankerBase
 from limaml_serving.client.channel import Tls
 from limaml_serving.client.columns import Candidates
-from limaml_serving.client.steps import LookUp, Predict, Ranked, Request, Resolve, Steps
+from limaml_serving.client.steps import (
+    LookUp,
+    Predict,
+    Ranked,
+    Request,
+    Resolve,
+    Steps,
+    seconds_of,
+)
 from limaml_serving.errors import ServingError
 from tfrec_limaml.errors import LimamlError, StoreError
 
@@ -57,10 +65,11 @@ class AsyncRanker(RankerBase):
         """See `limaml_serving.Ranker.wait_for_server`."""
         if self._closed:
             raise self._closed_error()
+        seconds = seconds_of(timeout)
         try:
-            await asyncio.wait_for(self._channel.channel_ready(), timeout)
+            await asyncio.wait_for(self._channel.channel_ready(), seconds)
         except TimeoutError as error:
-            raise self._no_server_error(timeout) from error
+            raise self._no_server_error(seconds) from error
 
     async def close(self) -> None:
         """See `limaml_serving.Ranker.close`."""

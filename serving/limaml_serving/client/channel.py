@@ -35,6 +35,9 @@ class Tls:
         certificate_chain: The client's certificate, for mutual TLS.
         server_name: Name to check the server's certificate against, if it differs from the
             target's.
+
+    Raises:
+        LimamlError: A private key without a certificate, or a certificate without its key.
     """
 
     root_certificates: str | Path | None = None

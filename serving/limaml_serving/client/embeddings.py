@@ -10,7 +10,8 @@ import numpy as np
 
 from limaml_serving.client.columns import Rows
 from limaml_serving.client.versions import KnownVersion
-from tfrec_limaml.store.base import Mask, Matrix
+from tfrec_limaml.arrays import Mask
+from tfrec_limaml.store.base import Matrix
 
 
 def keys_of(rows: Sequence[Rows]) -> tuple[str, ...]:

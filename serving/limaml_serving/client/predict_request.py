@@ -13,6 +13,7 @@ from limaml_serving.client import wire
 from limaml_serving.client.columns import Rows
 from limaml_serving.client.feature_reader import Column
 from limaml_serving.errors import ServingError
+from tfrec_limaml.arrays import Mask
 from tfrec_limaml.manifest import (
     LOGIT,
     PROBABILITY,
@@ -21,7 +22,7 @@ from tfrec_limaml.manifest import (
     embedding_inputs,
 )
 from tfrec_limaml.schema.schema import Feature
-from tfrec_limaml.store.base import Mask, Matrix
+from tfrec_limaml.store.base import Matrix
 
 _DTYPES = {
     "float32": wire.DT_FLOAT,

@@ -43,9 +43,10 @@ from limaml_serving.client.steps import (
 from limaml_serving.client.store_faults import StoreFaults
 from limaml_serving.client.versions import KnownVersion, KnownVersions, VersionLock
 from limaml_serving.errors import RequestError, ServingError, quote
+from tfrec_limaml.arrays import Mask
 from tfrec_limaml.errors import LimamlError, StoreError, VersionMismatchError
 from tfrec_limaml.manifest import RANK_SIGNATURE, SERVING_SIGNATURE
-from tfrec_limaml.store.base import Mask, Matrix
+from tfrec_limaml.store.base import Matrix
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,15 @@ import grpc
 
 from limaml_serving.client.base import RankerBase
 from limaml_serving.client.columns import Candidates
-from limaml_serving.client.steps import LookUp, Predict, Ranked, Request, Resolve, Steps
+from limaml_serving.client.steps import (
+    LookUp,
+    Predict,
+    Ranked,
+    Request,
+    Resolve,
+    Steps,
+    seconds_of,
+)
 from limaml_serving.errors import ServingError
 from tfrec_limaml.errors import StoreError
 
@@ -77,7 +85,8 @@ class Ranker(RankerBase):
             The candidates, best first.
 
         Raises:
-            RequestError: Member or candidates do not fit the schema; nothing was sent.
+            RequestError: Member or candidates do not fit the schema, `top` is not a whole number of
+                at least 1, or `timeout` is no finite number; nothing was sent.
             ServingError: The server did not answer with scores; its ``code`` says why.
             VersionMismatchError: As configured by `on_version_mismatch`; and always when another
                 version than the one asked for answers.
@@ -100,14 +109,20 @@ class Ranker(RankerBase):
         Calls work without it: their retries cover a short absence of the server.
 
         Raises:
-            ServingError: UNAVAILABLE: not reached in `timeout` seconds, or the client is closed.
+            RequestError: `timeout` is no finite number.
+            ServingError: UNAVAILABLE: not reached in `timeout` seconds. CANCELLED: the client is
+                closed.
         """
         if self._closed:
             raise self._closed_error()
+        seconds = seconds_of(timeout)
+        ready = grpc.channel_ready_future(self._channel)
         try:
-            grpc.channel_ready_future(self._channel).result(timeout)
+            ready.result(seconds)
         except grpc.FutureTimeoutError as error:
-            raise self._no_server_error(timeout) from error
+            raise self._no_server_error(seconds) from error
+        finally:
+            ready.cancel()  # a thread of gRPC would go on asking the channel, even a closed one
 
     def close(self) -> None:
         """Closes the channel: running and later calls raise a `ServingError` of code CANCELLED."""

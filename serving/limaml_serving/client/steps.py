@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from limaml_serving.client.columns import Candidates, Rows
 from limaml_serving.errors import RequestError
+from tfrec_limaml.arrays import Mask
 from tfrec_limaml.manifest import LOGIT, PREDICTION, PROBABILITY
-from tfrec_limaml.store.base import Mask
 
 Request = tuple[Mapping[str, Any], Candidates]
 

@@ -21,6 +21,7 @@ from tfrec_limaml.errors import LimamlError, VersionMismatchError
 from tfrec_limaml.manifest import Manifest, latest_version, read_digest
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.schema.task_keys import joint_key_prefix
+from tfrec_limaml.version_folders import version_number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,7 @@ class KnownVersions:
         if path.is_file():
             self._read(path.parent.parent)
             return
-        if path.name.isdigit() and not (path / "ranker").is_dir():
+        if version_number(path.name) is not None and not (path / "ranker").is_dir():
             self._read(path)
             return
         self._base = path / "ranker" if (path / "ranker").is_dir() else path

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from limaml_serving.server_settings import check_settings
 from tfrec_limaml.cli import Command
 from tfrec_limaml.commands.arguments import add_metrics_arguments
 from tfrec_limaml.errors import LimamlError
@@ -19,8 +20,18 @@ from tfrec_limaml.tensorflow_setup import import_tensorflow
 if TYPE_CHECKING:
     from limaml_serving.server import EmbeddedServer, ModelSettings, ServerTls
 
-#: gRPC's messages are smaller than 2 GiB.
-_LARGEST_MB = 2047
+#: Options whose values `check_settings` knows.
+_CHECKED = (
+    "port",
+    "workers",
+    "max_queue",
+    "max_message_mb",
+    "max_response_mb",
+    "max_rows",
+    "grace_seconds",
+    "poll_seconds",
+    "metrics_port",
+)
 
 _DESCRIPTION = """\
 Serves exported models over gRPC with TensorFlow Serving's protocol (Predict, GetModelMetadata,
@@ -195,30 +206,7 @@ def _check(arguments: argparse.Namespace) -> None:
             f"--name {arguments.name!r} needs a base directory; a models.config contains the "
             f"names of its models"
         )
-    for option in ("workers", "max_message_mb", "max_response_mb", "max_rows"):
-        value = getattr(arguments, option)
-        if value is not None and value < 1:
-            raise LimamlError(f"--{option.replace('_', '-')} must be at least 1, received {value}")
-    for option in ("max_message_mb", "max_response_mb"):
-        if getattr(arguments, option) > _LARGEST_MB:
-            raise LimamlError(
-                f"--{option.replace('_', '-')} must be at most {_LARGEST_MB}, received "
-                f"{getattr(arguments, option)}"
-            )
-    for option in ("max_queue", "grace_seconds"):
-        if not getattr(arguments, option) >= 0:
-            raise LimamlError(
-                f"--{option.replace('_', '-')} must not be negative, received "
-                f"{getattr(arguments, option)}"
-            )
-    if not arguments.poll_seconds > 0:
-        raise LimamlError(f"--poll-seconds must be positive, received {arguments.poll_seconds}")
-    for option in ("port", "metrics_port"):
-        value = getattr(arguments, option)
-        if value is not None and not 0 <= value <= 65535:
-            raise LimamlError(
-                f"--{option.replace('_', '-')} must be between 0 and 65535, received {value}"
-            )
+    check_settings({name: getattr(arguments, name) for name in _CHECKED}, option=True)
     if arguments.directory is not None:
         _check_directory(arguments.directory.absolute())
 

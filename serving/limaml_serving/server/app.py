@@ -11,8 +11,9 @@ from types import TracebackType
 
 import grpc
 
+from limaml_serving.errors import ConfigError
 from limaml_serving.server.admission import Pool
-from limaml_serving.server.config import ConfigError, ModelSettings, as_settings
+from limaml_serving.server.config import ModelSettings, as_settings
 from limaml_serving.server.front import Front
 from limaml_serving.server.health import Health
 from limaml_serving.server.limits import Limits
@@ -21,6 +22,7 @@ from limaml_serving.server.metrics import Metrics
 from limaml_serving.server.model_service import ModelService
 from limaml_serving.server.predict import PredictionService
 from limaml_serving.server.reflection import MODEL_SERVICE, PREDICTION_SERVICE, enable_reflection
+from limaml_serving.server_settings import check_settings
 
 #: Threads for status and metadata, and calls that may wait for them. They are separate, so that
 #: they answer while predictions queue up.
@@ -108,6 +110,7 @@ class EmbeddedServer:
         metrics_port: int | None = None,
         metrics_host: str = "127.0.0.1",
     ) -> None:
+        check_settings({"port": port, "metrics_port": metrics_port, "poll_seconds": poll_seconds})
         self.metrics = Metrics()
         self.manager = ModelManager(
             as_settings(models),
@@ -121,12 +124,15 @@ class EmbeddedServer:
         protected = _is_loopback(host) or (tls is not None and tls.client_ca is not None)
         self._may_reload = protected if allow_reload is None else allow_reload
         self._limits = _limits(max_rows, max_message_bytes, max_response_bytes, strict_shapes)
-        self._make_pools(workers or os.cpu_count() or 2, max_queue)
+        self._make_pools(workers, max_queue)
         self.metrics.watch_last_check(lambda: self.manager.last_check)
         self._health = self._health_of_services()
         self._front = Front(max_message_bytes)
+        self._used = False
 
-    def _make_pools(self, workers: int, max_queue: int) -> None:
+    def _make_pools(self, workers: int | None, max_queue: int) -> None:
+        check_settings({"workers": workers, "max_queue": max_queue})
+        workers = workers or os.cpu_count() or 2
         self._workers = Pool(workers, "limaml-serve-predict", workers + max_queue)
         self._control = Pool(_CONTROL_THREADS, "limaml-serve-control", _CONTROL_CALLS)
         self._reloads = Pool(1, "limaml-serve-reload", _RELOADS)
@@ -144,9 +150,19 @@ class EmbeddedServer:
         return _address(self._host, self._port)
 
     def start(self) -> EmbeddedServer:
-        """Loads the existing models and starts to serve."""
+        """Loads the existing models and starts to serve.
+
+        Raises:
+            ConfigError: The address is taken, or the server was started or stopped before.
+        """
+        if self._used:
+            raise ConfigError(
+                "this EmbeddedServer was started or stopped before, and an object serves once: "
+                "create another EmbeddedServer"
+            )
         address = _address(self._host, self._port)
         credentials = None if self._tls is None else self._tls.credentials()
+        self._used = True
         try:
             self._port = self._front.open(address, credentials, self._add_services)
         except RuntimeError as error:
@@ -172,7 +188,7 @@ class EmbeddedServer:
         Reports NOT_SERVING, accepts no new request, and waits at most `grace_seconds` for complete
         requests.
         """
-        self._health.stopping = True
+        self._used = self._health.stopping = True
         self._front.stop(grace_seconds)
         self.manager.stop()
         self.metrics.stop()
@@ -233,14 +249,12 @@ class EmbeddedServer:
 
 
 def _limits(
-    rows: int, max_message_bytes: int, max_response_bytes: int, strict_shapes: bool
+    max_rows: int, max_message_bytes: int, max_response_bytes: int, strict_shapes: bool
 ) -> Limits:
     sizes = {"max_message_bytes": max_message_bytes, "max_response_bytes": max_response_bytes}
-    for name, size in sizes.items():
-        if not 1 <= size < 2**31:  # gRPC's own limit
-            raise ConfigError(f"{name} must be between 1 and 2**31 - 1, received {size}")
+    check_settings({"max_rows": max_rows, **sizes})
     return Limits(
-        rows=rows,
+        rows=max_rows,
         decoded_bytes=max_message_bytes,
         response_bytes=max_response_bytes,
         strict_shapes=strict_shapes,

@@ -6,17 +6,18 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from tfrec_limaml.errors import LimamlError
+from limaml_serving.errors import ConfigError
+from limaml_serving.server_settings import check_settings
+from tfrec_limaml.choices import check_choice
 
 #: Longest model name, in characters.
 _LONGEST_NAME = 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-class ConfigError(LimamlError):
-    """A model configuration that cannot be served."""
+Kind = Literal["latest", "all", "specific"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,13 +27,22 @@ class VersionPolicy:
     Attributes:
         kind: ``"latest"`` (the `count` highest), ``"all"`` or ``"specific"`` (those of `versions`
             that exist).
-        count: For ``"latest"``.
-        versions: For ``"specific"``.
+        count: For ``"latest"``, at least 1.
+        versions: For ``"specific"``, at least one.
+
+    Raises:
+        ConfigError: An unknown kind, a `count` below 1, or no version for ``"specific"``.
     """
 
-    kind: Literal["latest", "all", "specific"] = "latest"
+    kind: Kind = "latest"
     count: int = 1
     versions: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_choice("kind of a version policy", self.kind, get_args(Kind), ConfigError)
+        check_settings({"count": self.count})
+        if self.kind == "specific" and not self.versions:
+            raise ConfigError("the 'specific' version policy names no version: give versions")
 
     def choose(self, versions: Iterable[int]) -> set[int]:
         """The versions to serve out of those found on disk."""

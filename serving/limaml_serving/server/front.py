@@ -63,6 +63,7 @@ class Front:
             target=self._run_loop, name="limaml-serve-front", daemon=True
         )
         self._server: Any = None
+        self._started = False
         self._stopping = False
         self._active = 0
         self._idle: asyncio.Event | None = None
@@ -84,7 +85,7 @@ class Front:
 
     def start(self) -> None:
         """Begins to answer."""
-        self._call(self._server.start())
+        self._call(self._start())
 
     def stop(self, grace_seconds: float) -> None:
         """Accepts no new call, and ends once all complete requests are answered.
@@ -194,10 +195,16 @@ class Front:
             return int(self._server.add_insecure_port(address))
         return int(self._server.add_secure_port(address, credentials))
 
+    async def _start(self) -> None:
+        self._started = True
+        await self._server.start()
+
     async def _stop(self, grace_seconds: float) -> None:
         # During its grace period gRPC accepts no new connection but still accepts calls on open
         # ones; `_answered` refuses those whose request is not complete.
         self._stopping = True
+        if not self._started:
+            await self._start()  # gRPC gives the port of a server back only if it was started
         closing = asyncio.ensure_future(self._server.stop(grace_seconds + _LAST_SECONDS))
         if self._active:
             self._idle = asyncio.Event()

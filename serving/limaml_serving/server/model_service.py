@@ -7,8 +7,9 @@ from typing import Any
 import grpc
 from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2
 
+from limaml_serving.errors import ConfigError
 from limaml_serving.server.admission import Call, Pool
-from limaml_serving.server.config import ConfigError, from_proto
+from limaml_serving.server.config import from_proto
 from limaml_serving.server.errors import StatusError, describe, invalid, not_found
 from limaml_serving.server.front import Front, add_service
 from limaml_serving.server.manager import ModelManager

@@ -13,6 +13,7 @@ from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 from limaml_serving.server.errors import describe
 from limaml_serving.server.runner import LoadError, SavedModelRunner
 from limaml_serving.server.warmup import warm_up
+from tfrec_limaml.version_folders import version_number
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +27,9 @@ def find_versions(base_path: Path) -> dict[int, Path]:
     folders: dict[int, Path] = {}
     with os.scandir(base_path) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if (
-                entry.name.isascii()
-                and entry.name.isdigit()
-                and int(entry.name) <= _LARGEST_VERSION
-                and os.path.isdir(entry.path)
-            ):
-                folders[int(entry.name)] = Path(entry.path)
+            number = version_number(entry.name)
+            if number is not None and number <= _LARGEST_VERSION and os.path.isdir(entry.path):
+                folders[number] = Path(entry.path)
     return folders
 
 

@@ -1,12 +1,15 @@
 """The seam between packed batches and tfx-bsl."""
 
 import numpy as np
+import pytest
 
 from limaml_beam.generate_embeddings.adapter import LogCoder
+from limaml_beam.generate_embeddings.artefacts import newest_adapter
 from limaml_beam.generate_embeddings.job import generate
 from limaml_beam.generate_embeddings.packed_adapter import REFUSED, PackedAdapter
 from limaml_beam.generate_embeddings.pipeline import EmbeddingJob
 from limaml_beam.generate_embeddings.record_batches import pack
+from tfrec_limaml.errors import VersionMismatchError
 from tfrec_limaml.manifest import ADAPTER_INPUT, ADAPTER_OUTPUTS
 
 
@@ -123,3 +126,13 @@ def test_tasks_with_different_numbers_of_parts_are_padded_with_parts_that_count_
         [b"k", b"", b""],
     ]
     assert found["nested_meta_embedding"].sum(axis=(1, 2)).tolist() == [3, 0, 1, 1]
+
+
+def test_the_newest_adapter_is_the_highest_number_and_other_folders_are_none(tmp_path):
+    with pytest.raises(VersionMismatchError, match="no exported version below"):
+        newest_adapter(str(tmp_path))
+    for name in ("9", "10", "²", "notes"):
+        folder = tmp_path / "adapter" / name / "assets.extra"
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").touch()
+    assert newest_adapter(str(tmp_path)) == f"{tmp_path}/adapter/10"

@@ -1,11 +1,13 @@
 """Locks of a work folder."""
 
 import errno
+import fcntl
 import os
+import threading
 
 import pytest
 
-from limaml_beam.io.folder_lock import REFRESH, UPDATE, exclusive, is_held
+from limaml_beam.io.folder_lock import REFRESH, UPDATE, BusyError, exclusive, is_held
 from tfrec_limaml.errors import LimamlError
 
 
@@ -28,5 +30,25 @@ def test_a_folder_that_is_missing_is_named(tmp_path, lock):
     with (
         pytest.raises(LimamlError, match=f"cannot use the work folder {tmp_path}/w"),
         exclusive(tmp_path / "w", lock),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_one_who_only_asks_whether_a_lock_is_held_keeps_nobody_out(tmp_path, capsys, wait):
+    with (tmp_path / REFRESH.file).open("w") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        threading.Timer(0.1, fcntl.flock, (asking, fcntl.LOCK_UN)).start()
+        with exclusive(tmp_path, REFRESH, wait=wait):
+            assert is_held(tmp_path, REFRESH)
+    assert capsys.readouterr().err == ""
+
+
+def test_one_who_works_keeps_others_out(tmp_path):
+    message = rf"another refresh \(process {os.getpid()}\) is using {tmp_path}"
+    with (
+        exclusive(tmp_path, REFRESH),
+        pytest.raises(BusyError, match=message),
+        exclusive(tmp_path, REFRESH),
     ):
         pass

@@ -76,3 +76,9 @@ def test_a_wrong_line_of_a_client_file_is_named_by_its_number_not_by_its_secret(
     with pytest.raises(LimamlError, match=r"client, line 3: expected name=value") as raised:
         read_client_file(path)
     assert "hunter2" not in str(raised.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name_of_a_client_file(tmp_path):
+    path = tmp_path / "client.properties"
+    path.write_text("security.protocol=SSL\n", encoding="utf-8-sig")
+    assert read_client_file(path) == {"security.protocol": "SSL"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tfrec_limaml.demo.summary import facts
+from tfrec_limaml.demo.summary import facts, ranking_table
 
 
 @pytest.fixture
@@ -37,3 +37,18 @@ def test_the_gain_is_that_of_the_served_form_and_paired(result):
 def test_few_members_have_no_interval_and_no_line_of_the_gain(result):
     result["auc"][1] |= {"gain_low": None, "gain_high": None}
     assert not [name for name, _ in facts(result) if name.startswith("Gain")]
+
+
+def test_the_table_of_the_ranking_has_the_best_of_the_served_order_first():
+    candidates = [
+        {"name": "job", "without": 0.5, "before": 0.2, "after": 0.9},
+        {"name": "birthday", "without": 0.4, "before": 0.6, "after": 0.1},
+    ]
+    head, first, second = ranking_table({"ranking": {"candidates": candidates}})
+    assert head.split() == ["candidate", "no", "embedding", "embedding", "after", "clicks"]
+    assert first.replace("(no. ", "").replace(")", "").split() == [
+        *("birthday", "0.400", "2", "0.600", "1", "0.100", "2")
+    ]
+    assert second.replace("(no. ", "").replace(")", "").split() == [
+        *("job", "0.500", "1", "0.200", "2", "0.900", "1")
+    ]

@@ -45,7 +45,8 @@ def test_versions_count_up_from_the_highest_and_existing_ones_are_refused(
     quick_save, model, tmp_path
 ):
     (tmp_path / "ranker" / "7").mkdir(parents=True)
-    (tmp_path / "adapter" / "notes").mkdir(parents=True)
+    for name in ("notes", "9²"):  # str.isdigit is true of the second
+        (tmp_path / "adapter" / name).mkdir(parents=True)
     assert export_for_serving(model, tmp_path).model_version == 8
     assert export_for_serving(model, tmp_path).model_version == 9
     assert export_for_serving(model, tmp_path, model_version=3).model_version == 3
@@ -58,7 +59,7 @@ def test_versions_count_up_from_the_highest_and_existing_ones_are_refused(
     with pytest.raises(LimamlError, match=r"must be below 2\*\*63, received 9223372036854775808"):
         export_for_serving(model, tmp_path, model_version=2**63)
     assert _versions(tmp_path) == {
-        "adapter": ["3", "8", "9", "notes"],
+        "adapter": ["3", "8", "9", "9²", "notes"],
         "ranker": ["3", "7", "8", "9"],
     }
     assert latest_version(tmp_path / "ranker").name == "9"

@@ -176,3 +176,15 @@ def test_the_rank_chart_joins_each_candidate_to_its_new_place(story):
     best = max(story.items, key=lambda item: item.after).name
     assert f"1. {best}" in labels
     assert len(list(drawing.iter("polyline"))) == len(story.items)
+
+
+def test_the_rank_chart_names_the_candidate_that_rises_most(story):
+    before = sorted(story.items, key=lambda item: -item.before)
+    after = sorted(story.items, key=lambda item: -item.after)
+    rises = {item: before.index(item) - after.index(item) for item in story.items}
+    (said,) = re.findall(r"<desc>(.*?)</desc>", charts.rank_change(story))
+    assert said in [
+        f"{item.name} moves from place {before.index(item) + 1} to {after.index(item) + 1}."
+        for item, rise in rises.items()
+        if rise == max(rises.values())
+    ]

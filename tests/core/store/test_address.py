@@ -108,6 +108,29 @@ def test_what_an_address_cannot_say_is_explained(address, message):
         open_store(address)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "redis://127.0.0.1:1/prod",
+        "redis://127.0.0.1:1/1x",
+        "redis://127.0.0.1:1/0/1",
+        "redis://127.0.0.1:1/-1",
+        "rediss://127.0.0.1:1/\u00b2",
+        "unix:///nowhere.sock?db=-1",
+        "redis-sentinel://127.0.0.1:1/master/1_0",
+    ],
+)
+def test_a_database_is_a_number_and_never_silently_the_first_one(address):
+    with pytest.raises(StoreError, match="with a number for DB"):
+        open_store(address)
+
+
+@pytest.mark.parametrize(("path", "number"), [("", 0), ("/", 0), ("/0", 0), ("/12", 12)])
+def test_the_path_of_an_address_is_the_database(path, number):
+    store = open_store(f"redis://127.0.0.1:1{path}")
+    assert store.client.connection_pool.connection_kwargs.get("db", 0) == number
+
+
 def use(store):
     with store.new_generation(1, 2) as writer:
         writer.put(["a"], np.ones((1, 2), np.float32))

@@ -50,6 +50,8 @@ def test_an_identifier_that_does_not_increase_is_refused(store):
         store.new_generation(1, 3, "g4")
     with pytest.raises(StoreError, match="letters, digits"):
         store.new_generation(1, 3, "../escape")
+    with pytest.raises(StoreError, match=r"must not end in '\.lock', .* received 'g6\.lock'"):
+        store.new_generation(1, 3, "g6.lock")
 
 
 def test_rollback_returns_to_the_previous_or_a_named_generation(store, open_another):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import lmdb_environment, open_store
+from tfrec_limaml.store import generation_rules, lmdb_environment, open_store
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
 
 
@@ -213,3 +213,18 @@ def test_the_number_of_upserts_is_on_the_disk_before_a_record_names_them(tmp_pat
         write(store, "g1")
         upsert(store, ["3"], 2)
     assert synced == ["count", "record"]
+
+
+def test_a_generation_of_an_older_release_that_is_named_like_a_lock_is_no_lock(
+    tmp_path, monkeypatch
+):
+    with contextlib.closing(open_store(f"lmdb:{tmp_path}/store")) as store:
+        with monkeypatch.context() as older:
+            older.setattr(generation_rules, "choose_identifier", lambda name, published: name)
+            write(store, "5.lock")
+        write(store, "6")
+        assert [place.generation for place in store.erase(["17"])] == ["5.lock", "6"]
+        assert store.prune(1, 1, 0.0) == ["5.lock"]
+        assert [generation.identifier for generation in store.generations(1)] == ["6"]
+        (folder,) = os.listdir(tmp_path / "store" / "1")
+        assert folder.startswith("6~")  # rewritten without the erased key

@@ -143,6 +143,14 @@ def test_the_umask_decides_who_may_share_a_store(tmp_path, mask, permissions):
     assert modes == {permissions}
 
 
+def test_a_folder_that_is_not_named_by_a_number_is_no_version(tmp_path):
+    store = open_store(f"lmdb:{tmp_path}")
+    write(store, 1, "g1")
+    for name in ("²", "notes", "-2"):
+        (tmp_path / name).mkdir()
+    assert [generation.model_version for generation in store.generations()] == [1]
+
+
 def test_a_store_that_cannot_be_listed_is_not_empty(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot read the store folder"):

@@ -96,6 +96,13 @@ def test_vectors_of_another_model_are_not_taken_over_however_new(store, models, 
         (["a"], [[np.nan, 1]], [1], "not finite"),
         (["a"], [[1, 1]], [1, 2], "event_times must be 1 whole numbers"),
         (["a"], [[1, 1]], [1.5], "event_times must be 1 whole numbers"),
+        (
+            ["a"],
+            [[1, 1]],
+            [2**63],
+            r"at most 2\*\*63 - 1 milliseconds, received 9223372036854775808",
+        ),
+        (["a"], [[1, 1]], [2**64], "event_times must be 1 whole numbers"),
         (["x" * 600], [[1, 1]], [1], "1 to 511 bytes"),
     ],
 )

@@ -40,6 +40,16 @@ def test_a_version_without_a_generation_finds_nothing(store):
     assert store.current(2) is None
 
 
+def test_a_closed_store_is_opened_again_by_the_next_call(store):
+    write(store, [1, 2, 3, 4])
+    for _ in range(2):
+        store.close()
+        assert store.get_many(["b"], 1)[0][0, 0] == 2
+    store.close()
+    write(store, [5, 6, 7, 8])
+    assert store.get_many(["b"], 1)[0][0, 0] == 6
+
+
 def test_unpublished_rows_are_invisible_until_the_pointer_moves(store, open_another):
     write(store, [1, 1, 1, 1])
     reader = open_another()

@@ -255,7 +255,7 @@ def test_records_without_the_other_side_s_keys_are_refused_with_the_remedy(noise
         ),
         (
             lambda: TrainOptions().replace(joint_task="video", prior="encoder"),
-            "prior 'encoder'",
+            "needs the prior 'zero', received 'encoder'",
         ),
         (
             lambda: TrainOptions(algorithm="vanilla").replace(joint_task="video"),

@@ -60,6 +60,8 @@ def test_it_waits_for_a_server_and_gives_up_in_time(with_ranker, store, make_man
                 ServingError, match=r"no server answers at 127.0.0.1:1 after 0.2 seconds"
             ):
                 await nobody.wait_for_server(0.2)
+            with pytest.raises(RequestError, match=r"timeout must be a number .*received nan"):
+                await nobody.wait_for_server(float("nan"))
 
     with_ranker(work)
 

@@ -170,6 +170,22 @@ def test_a_server_that_starts_late_is_waited_for(make_ranker):
         late.stop(None)
 
 
+def test_a_client_that_gave_up_waiting_asks_the_channel_no_longer(make_ranker):
+    """A thread that did so would fail when the channel is closed."""
+    ranker, before = make_ranker(target="127.0.0.1:1"), set(threading.enumerate())
+    with pytest.raises(ServingError, match="no server answers") as kept:
+        ranker.wait_for_server(0.1)
+    wait_for(lambda: set(threading.enumerate()) <= before, seconds=15)
+    assert kept.value.__cause__  # with all that the call knew: nothing was freed for want of users
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), None, "1"])
+def test_a_wait_without_an_end_is_refused(make_ranker, seconds):
+    ranker = make_ranker(target="127.0.0.1:1")
+    with pytest.raises(RequestError, match=f"timeout must be a number .*received {seconds!r}"):
+        ranker.wait_for_server(seconds)
+
+
 @pytest.mark.parametrize("used", [False, True])
 def test_a_closed_client_says_so(make_ranker, server, store, member, candidates, used):
     ranker = make_ranker()

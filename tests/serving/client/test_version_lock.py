@@ -214,6 +214,8 @@ def test_manifests_are_found_from_the_export_the_ranker_or_one_version(export, m
     assert KnownVersions(make_manifest(9)).newest.version == 9
     numbered = export.rename(export.with_name("1"))
     assert KnownVersions(numbered).newest.version == 3
+    squared = (numbered / "ranker").rename(export.with_name("²"))  # a digit, but no number
+    assert KnownVersions(squared).newest.version == 3
 
 
 def test_a_folder_that_holds_another_versions_manifest_is_refused(export):

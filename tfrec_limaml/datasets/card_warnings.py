@@ -7,19 +7,16 @@ from typing import Any
 
 import pandas as pd
 
+from tfrec_limaml.datasets.limits import (
+    MAX_INVALID,
+    MAX_SHARE_OF_TASK,
+    MIN_TEST_TASKS,
+    WARN_MISSING,
+)
 from tfrec_limaml.datasets.typed_columns import WITHOUT_OFFSET, out_of_range
 from tfrec_limaml.schema.column_times import future, implausible
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.wording import counted
-
-#: Largest share of rows without a value of a column that is not warned of.
-WARN_MISSING = 0.1
-#: Largest share of invalid rows that `limaml prepare` accepts by default.
-MAX_INVALID = 0.05
-#: Number of tested tasks from which results have intervals, as in `tfrec_limaml.evaluation`.
-MIN_TEST_TASKS = 30
-#: Largest share of the rows that one task may have without a warning.
-MAX_SHARE_OF_TASK = 0.5
 
 
 def warnings(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ from limaml_beam.build_tasks.row_checks import (
 )
 from limaml_beam.build_tasks.settings import FAR_FUTURE, FAR_PAST, TaskSettings
 from limaml_beam.build_tasks.split_summary import NAMES, SplitSummary
-from tfrec_limaml.datasets.card_warnings import MIN_TEST_TASKS
+from tfrec_limaml.datasets.limits import MIN_TEST_TASKS
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.wording import counted

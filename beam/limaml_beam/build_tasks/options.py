@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfrec_limaml.datasets.card_warnings import MAX_INVALID
+from tfrec_limaml.datasets.limits import MAX_INVALID
 from tfrec_limaml.errors import LimamlError
 
 

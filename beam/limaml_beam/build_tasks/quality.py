@@ -18,7 +18,7 @@ from limaml_beam.build_tasks.row_checks import (
 )
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary
-from tfrec_limaml.datasets.card_warnings import WARN_MISSING
+from tfrec_limaml.datasets.limits import WARN_MISSING
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import Schema

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from tfrec_limaml.datasets.card import data_card
-from tfrec_limaml.datasets.card_warnings import MIN_TEST_TASKS
+from tfrec_limaml.datasets.limits import MIN_TEST_TASKS
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.evaluation.evaluate import MIN_TASKS
 

@@ -74,12 +74,15 @@ def _by_rows(loss_function: SampleLoss) -> SampleLoss:
 
     def losses(y: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
         values = tf.convert_to_tensor(loss_function(y[:, None], z[:, None]))
-        if values.shape.rank == 0:
+        if values.shape.rank == 1:
+            return values
+        if values.shape.rank == 0 or not values.shape.is_compatible_with([None, 1]):
+            received = f"the shape {values.shape}" if values.shape.rank else "a single one"
             raise ValueError(
-                "the loss must return one value per row, [N] or [N, 1], received a single one; "
+                f"the loss must return one value per row, [N] or [N, 1], received {received}; "
                 "take means over the last axis only: tf.reduce_mean(losses, -1)"
             )
-        return values
+        return tf.reshape(values, [-1])  # a weight [N] times [N, 1] would be [N, N]
 
     return losses
 

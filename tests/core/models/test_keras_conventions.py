@@ -151,6 +151,18 @@ def test_a_loaded_model_reports_the_metrics_of_the_saved_one(metrics, tmp_path):
     assert loaded.test_on_batch(batch, return_dict=True) == pytest.approx(expected)
 
 
+def test_a_loss_of_ones_own_of_columns_is_measured_as_one_of_rows():
+    def by_rows(label, output):
+        return tf.square(label - output)[:, 0]
+
+    batch, measured = task_batch(np.random.default_rng(0)), []
+    for loss in (by_rows, lambda label, output: tf.square(label - output)):
+        model = small_model(inner_steps=1)
+        model.compile("sgd", loss, run_eagerly=True)
+        measured.append(model.test_on_batch(batch, return_dict=True)["loss"])
+    assert measured[0] == pytest.approx(measured[1])
+
+
 def test_weights_of_several_outputs_are_refused():
     with pytest.raises(ValueError, match=r"loss_weights .* received \[0\.5\]"):
         small_model().compile(loss_weights=[0.5])

@@ -94,6 +94,12 @@ def is_binary(loss: Any) -> bool:
     return _keras_name(keras.losses.get(loss)) in _BINARY
 
 
+def is_own(loss: Any) -> bool:
+    """Whether this is a user's own loss, which does not say what the outputs are."""
+    named = isinstance(loss, str) and loss in (*_CROSS_ENTROPY, *_SQUARED_ERROR)
+    return not named and _keras_name(keras.losses.get(loss)) is None
+
+
 class _OwnLoss:
     """A placeholder for a user's own loss, which a model's configuration does not contain."""
 

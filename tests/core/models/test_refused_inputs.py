@@ -80,6 +80,41 @@ def test_a_label_that_is_not_binary_needs_a_regression_loss():
     with pytest.raises(ValueError, match=r"label 'y' is not binary .*loss='mse'"):
         model.compile("adam")
     model.compile("adam", loss="mse")
+    with pytest.raises(ValueError, match=r"label 'y' is not binary .*binary=False"):
+        model.compile("adam", _own_cross_entropy, binary=True)
+    model.compile("adam", _own_cross_entropy)
+    assert not model.binary
+
+
+@keras.saving.register_keras_serializable("own_losses")
+def _own_cross_entropy(label, logit):
+    return tf.nn.sigmoid_cross_entropy_with_logits(label, logit)[:, 0]
+
+
+@pytest.mark.parametrize(("binary", "expected"), [(None, True), (False, False)])
+def test_a_loss_of_ones_own_is_binary_as_the_label_is_unless_it_is_said(binary, expected, tmp_path):
+    model = _encoded()
+    model.compile("adam", _own_cross_entropy, binary=binary, run_eagerly=True)
+    model.save(tmp_path / "own.keras")
+    for compiled in (True, False):
+        loaded = keras.saving.load_model(tmp_path / "own.keras", compile=compiled)
+        assert loaded.binary == expected
+    assert export_for_serving(model, tmp_path).binary == expected
+
+
+def test_a_binary_loss_of_ones_own_is_measured_as_the_built_in_one_is():
+    batch, measured = task_batch(np.random.default_rng(0)), []
+    for options in ({}, {"loss": _own_cross_entropy, "binary": True}):
+        model = small_model(inner_steps=1)
+        model.compile("sgd", **options, run_eagerly=True)
+        measured.append(model.test_on_batch(batch, return_dict=True))
+    assert measured[1] == pytest.approx(measured[0], rel=1e-5)
+    assert "unadapted_auc" in measured[1]
+
+
+def test_a_loss_of_keras_knows_whether_it_is_binary(built):
+    with pytest.raises(LimamlError, match="binary=True contradicts the loss 'mse'; leave binary"):
+        built.compile("adam", "mse", binary=True)
 
 
 @pytest.mark.parametrize("name", ["inner_steps", "fine_tune_steps", "second_order_steps"])

@@ -163,7 +163,7 @@ class LiMAML(EncodesRows):
             outputs = self.outputs_of_rows(unadapted, query_rows, False, True)
             losses = [adapted.losses[0], self.task_loss(outputs, query)]
             auxiliary = self.unadapted_loss(losses, (support, query))
-        return OuterLoss(loss, self.outer_weights(support, query), auxiliary)
+        return OuterLoss(loss, self.outer_weights(support, query), auxiliary, adapted)
 
     def unadapted_loss(self, losses: Sequence[tf.Tensor], parts: Sequence[Samples]) -> tf.Tensor:
         """The auxiliary loss ``[T]`` of both parts' rows, given each part's mean losses ``[T]``."""

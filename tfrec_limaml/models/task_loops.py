@@ -43,13 +43,15 @@ class TaskLoops(FitsUnderStrategies):
             history = super().fit(x, *args, **{"shuffle": False, **kwargs})
         dropped, skipped = self._counts()
         remedy = (
-            "check the features, or lower the optimizer's learning rate or inner_learning_rate "
-            f"(now {self.inner_learning_rate}; gradient steps only)"
+            "check the features and labels for NaN, or lower the optimizer's learning rate or "
+            f"inner_learning_rate (now {self.inner_learning_rate}; gradient steps only)"
         )
         if dropped > dropped_before:
             tasks = counted(dropped - dropped_before, "task")
             warnings.warn(
-                f"left out {tasks} with a loss that is not finite; {remedy}", stacklevel=2
+                f"left out {tasks} with a loss, features or adapted weights that are not finite; "
+                f"{remedy}",
+                stacklevel=2,
             )
         if skipped > skipped_before:
             steps = counted(skipped - skipped_before, "step")

@@ -115,9 +115,9 @@ class DualKernel:
         return kernels
 
     @property
-    def changes(self) -> list[tf.Tensor]:
-        """The tensors ``[T, S, ...]`` of the change since the first step."""
-        return [self.rows, *self._coefficients.values()]
+    def steps(self) -> list[tf.Tensor]:
+        """The coefficients ``[T, S, out]`` of all steps so far."""
+        return list(self._coefficients.values())
 
     def without_dual(self) -> SharedWeight:
         """The same kernel as a `SharedWeight`, for steps with a learning rate per parameter.
@@ -173,9 +173,9 @@ class LowRankKernel:
         return result
 
     @property
-    def changes(self) -> list[tf.Tensor]:
-        """The tensors ``[T, S, ...]`` of the change since the first step."""
-        return [tensor for term in self._terms for tensor in term]
+    def steps(self) -> list[tf.Tensor]:
+        """The coefficients ``[T, S, out]`` of all steps so far."""
+        return [coefficients for _, coefficients in self._terms]
 
     def without_placeholder(self) -> LowRankKernel:
         """The kernel for any rows, without placeholder."""

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.keras_internals import FitsUnderStrategies, build_compiled
+from tfrec_limaml.models.finite_tasks import bad_samples_as_errors
 from tfrec_limaml.models.task_batches import check_task_batch, is_task_batch
 from tfrec_limaml.wording import counted
 
@@ -32,14 +33,15 @@ class TaskLoops(FitsUnderStrategies):
         """`keras.Model.fit` on a dataset of task batches.
 
         Raises:
-            LimamlError: `class_weight` is given.
+            LimamlError: `class_weight` is given, or a row has a negative weight or, under a loss of
+                binary labels, a label outside 0 to 1.
         """
         _refuse_weights(class_weight=kwargs.get("class_weight"))
         self._build_from(x)
         dropped_before, skipped_before = self._counts()
         # With `steps_per_epoch` Keras' warning says that an epoch was shorter than that.
         quiet = contextlib.nullcontext() if kwargs.get("steps_per_epoch") else _quiet_iteration()
-        with quiet:
+        with quiet, bad_samples_as_errors():
             history = super().fit(x, *args, **{"shuffle": False, **kwargs})
         dropped, skipped = self._counts()
         remedy = (
@@ -68,7 +70,7 @@ class TaskLoops(FitsUnderStrategies):
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.evaluate` on a dataset of task batches."""
         self._build_from(x)
-        with _quiet_iteration():
+        with _quiet_iteration(), bad_samples_as_errors():
             return super().evaluate(x, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -97,7 +99,8 @@ class TaskLoops(FitsUnderStrategies):
         """`keras.Model.train_on_batch` on a batch of tasks, which holds labels and weights."""
         _refuse_weights(y=y, sample_weight=sample_weight, class_weight=class_weight)
         self._build_from(x)
-        return super().train_on_batch(x, return_dict=return_dict)
+        with bad_samples_as_errors():
+            return super().train_on_batch(x, return_dict=return_dict)
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
@@ -105,7 +108,8 @@ class TaskLoops(FitsUnderStrategies):
         """`keras.Model.test_on_batch` on a batch of tasks, which holds labels and weights."""
         _refuse_weights(y=y, sample_weight=sample_weight)
         self._build_from(x)
-        return super().test_on_batch(x, return_dict=return_dict)
+        with bad_samples_as_errors():
+            return super().test_on_batch(x, return_dict=return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
         """`keras.Model.predict_on_batch` on a batch of tasks, or on encoded rows.

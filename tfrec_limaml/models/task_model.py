@@ -19,7 +19,11 @@ import tensorflow as tf
 from tfrec_limaml.features import Features
 from tfrec_limaml.keras_internals import loss_tracker
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
-from tfrec_limaml.models.finite_tasks import finite_adaptation, finite_features
+from tfrec_limaml.models.finite_tasks import (
+    finite_adaptation,
+    finite_samples,
+    refuse_bad_samples,
+)
 from tfrec_limaml.models.outer_step import (
     OuterLoss,
     Samples,
@@ -99,7 +103,8 @@ class TaskModel(TwoBlockModel):
 
         A task is dropped and counted if its loss, its features, its support losses or its adapted
         weights are not finite. A step whose gradients are not finite changes no weight and is
-        counted, too.
+        counted, too. Labels outside 0 to 1 under a loss of binary labels, and negative weights, are
+        refused; so they are in `test_step`.
         """
         data = step_data(data)
         step = sum_over_replicas(self._step(data["support"], data["query"]))
@@ -117,6 +122,7 @@ class TaskModel(TwoBlockModel):
         """
         data = step_data(data)
         support, query = data["support"], data["query"]
+        self._refuse_bad_samples(support, query)
         outputs = self.task_outputs(support, query)
         mask = query["weight"] > 0
         label, outputs = tf.boolean_mask(query["label"], mask), tf.boolean_mask(outputs, mask)
@@ -183,6 +189,7 @@ class TaskModel(TwoBlockModel):
         loss, gradients, finite = gradients_of(support, query, count)
 
         def without_bad_tasks() -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
+            self._refuse_bad_samples(support, query)
             remaining = without_tasks(support, ~finite), without_tasks(query, ~finite)
             count = self.outer_count(*remaining)
             loss, gradients, _ = gradients_of(*remaining, count)
@@ -210,7 +217,9 @@ class TaskModel(TwoBlockModel):
             loss = tf.math.divide_no_nan(tf.reduce_sum(total * outer.weights), count)
             loss = self._with_penalties(loss)
             scaled_loss = self.optimizer.scale_loss(loss)
-        finite = tf.math.is_finite(total) & finite_features(support) & finite_features(query)
+        finite = tf.math.is_finite(total)
+        for samples in (support, query):
+            finite &= finite_samples(samples, self.binary)
         if outer.adapted is not None:
             nested = bool(self.meta_block.nested_definitions)
             finite &= finite_adaptation(outer.adapted, weights=not nested)
@@ -218,6 +227,10 @@ class TaskModel(TwoBlockModel):
             scaled_loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         return loss, [tf.convert_to_tensor(g) for g in gradients], finite
+
+    def _refuse_bad_samples(self, support: Samples, query: Samples) -> None:
+        for part, samples in (("support", support), ("query", query)):
+            refuse_bad_samples(part, samples, self.binary)
 
     def _with_penalties(self, loss: tf.Tensor) -> tf.Tensor:
         """The loss plus those of regularizers and layers."""

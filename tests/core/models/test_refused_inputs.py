@@ -117,6 +117,34 @@ def test_a_loss_of_keras_knows_whether_it_is_binary(built):
         built.compile("adam", "mse", binary=True)
 
 
+@pytest.mark.parametrize("traced", [False, True])
+def test_labels_and_weights_out_of_range_are_refused_with_their_value(traced):
+    model = small_model(inner_steps=1, traced=traced)
+    loops = (
+        model.train_on_batch,
+        model.test_on_batch,
+        lambda batch: model.fit(tf.data.Dataset.from_tensors(batch), verbose=0),
+        lambda batch: model.evaluate(tf.data.Dataset.from_tensors(batch), verbose=0),
+    )
+    for column, value, message in (
+        ("label", -1.0, r"labels must be between 0 and 1 .*, such as mse.* in the query set: -1"),
+        ("label", 5.0, r"labels must be between 0 and 1 .* in the query set: 5"),
+        ("weight", -2.0, r"weights must be at least 0; .* in the query set: -2"),
+    ):
+        batch = task_batch(np.random.default_rng(0))
+        batch["query"]["weight"][1, 1] = 1.0
+        batch["query"][column][1, 1] = value
+        for loop in loops:
+            with pytest.raises(LimamlError, match=message):
+                loop(batch)
+    padded = task_batch(np.random.default_rng(0))
+    padded["query"]["weight"][1, 1], padded["query"]["label"][1, 1] = 0.0, -1.0
+    assert 0 < model.train_on_batch(padded) < 10
+    regression = small_model()
+    regression.compile("sgd", "mse", run_eagerly=True)
+    regression.train_on_batch({**batch, "query": {**padded["query"], "label": 5 * np.ones([8, 3])}})
+
+
 @pytest.mark.parametrize("name", ["inner_steps", "fine_tune_steps", "second_order_steps"])
 def test_numbers_of_steps_are_whole(built, name):
     with pytest.raises(ValueError, match=rf"{name} must be a whole number, received 1\.5"):

@@ -81,14 +81,14 @@ def test_a_bad_value_that_a_relu_hides_costs_its_task_and_no_other(part, column,
 def test_a_task_whose_adapted_weights_overflow_is_told_from_the_others():
     values = np.ones([3, 2, 2], "float32")
     values[1, 0, 0] = np.inf
-    dual = DualKernel(tf.ones([2, 2]), tf.constant(values))
+    bad = tf.constant(values)
+    dual = DualKernel(tf.ones([2, 2]), tf.ones([3, 2, 2]))
     low_rank = LowRankKernel(tf.ones([2, 2]), tf.zeros([3, 2]))
-    low_rank.product(tf.constant(values))
-    stepped = low_rank.descend(tf.ones([3, 2, 2]), 0.1)
-    for weight in (tf.constant(values), dual, stepped):
+    low_rank.product(tf.ones([3, 2, 2]))
+    for weight in (bad, dual.descend(bad, 0.1), low_rank.descend(bad, 0.1)):
         adapted = AdaptedTasks([weight, SharedWeight(tf.ones([2]), tf.constant(3))])
         assert finite_adaptation(adapted, weights=True).numpy().tolist() == [True, False, True]
-    assert finite_adaptation(AdaptedTasks([tf.constant(values)]), weights=False).numpy()
+    assert finite_adaptation(AdaptedTasks([bad]), weights=False).numpy()
 
 
 def _with_regularizer(penalty):

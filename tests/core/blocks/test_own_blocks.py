@@ -9,6 +9,7 @@ import tensorflow as tf
 from small_models import task_batches
 
 from tfrec_limaml import GlobalBlock, LiMAML, MetaBlock, Vanilla
+from tfrec_limaml.errors import LimamlError
 
 D = 3
 
@@ -66,6 +67,31 @@ def test_blocks_without_a_method_build_are_trained_and_saved_with_all_their_weig
         loaded.predict(dataset, verbose=0)["probability"],
         model.predict(dataset, verbose=0)["probability"],
     )
+
+
+class _ScaledMeta(_MetaWithoutBuild):
+    def __init__(self, scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = scale
+
+
+class _ScaledGlobal(_GlobalWithoutBuild):
+    def __init__(self, scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = scale
+
+
+@pytest.mark.parametrize("cls", [_ScaledMeta, _ScaledGlobal])
+def test_a_block_is_not_saved_without_its_arguments(cls):
+    message = rf"{cls.__name__} would be saved without its arguments \['scale'\]; .*self.scale\}}"
+    with pytest.raises(LimamlError, match=message):
+        cls(scale=5.0).get_config()
+
+    class Complete(cls):
+        def get_config(self):
+            return {**super().get_config(), "scale": self.scale}
+
+    assert Complete.from_config(Complete(scale=5.0).get_config()).scale == 5.0
 
 
 def test_blocks_without_a_method_build_are_built_in_the_first_call_of_a_graph_too():

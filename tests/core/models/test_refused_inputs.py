@@ -151,6 +151,8 @@ def test_numbers_of_steps_are_whole(built, name):
         setattr(built, name, 1.5)
     with pytest.raises(ValueError, match=r"embedding_dim must be a whole number, received 2\.5"):
         MLPMetaBlock((4,), 2.5)
+    with pytest.raises(ValueError, match="embedding_dim must be a number, received '8'"):
+        MLPMetaBlock((4,), "8")
 
 
 def test_predictions_in_half_precision_are_float32():

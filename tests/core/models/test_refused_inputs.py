@@ -149,6 +149,9 @@ def test_labels_and_weights_out_of_range_are_refused_with_their_value(traced):
 def test_numbers_of_steps_are_whole(built, name):
     with pytest.raises(ValueError, match=rf"{name} must be a whole number, received 1\.5"):
         setattr(built, name, 1.5)
+    with pytest.raises(ValueError, match=rf"{name} must be a whole number, received inf"):
+        setattr(built, name, np.inf)
+    assert getattr(LiMAML, name).name == name
     with pytest.raises(ValueError, match=r"embedding_dim must be a whole number, received 2\.5"):
         MLPMetaBlock((4,), 2.5)
     with pytest.raises(ValueError, match="embedding_dim must be a number, received '8'"):

@@ -104,7 +104,8 @@ class TaskModel(TwoBlockModel):
         A task is dropped and counted if its loss, its features, its support losses or its adapted
         weights are not finite. A step whose gradients are not finite changes no weight and is
         counted, too. Labels outside 0 to 1 under a loss of binary labels, and negative weights, are
-        refused; so they are in `test_step`.
+        refused; so they are in `test_step`. XLA leaves this error out: with ``jit_compile=True``
+        their tasks are dropped in training, and evaluated as they are.
         """
         data = step_data(data)
         step = sum_over_replicas(self._step(data["support"], data["query"]))

@@ -11,7 +11,7 @@ import tensorflow as tf
 from small_models import small_model, task_batch, task_batches
 from toys import toy_schema, toy_statistics
 
-from tfrec_limaml import DotProductGlobalBlock, LiMAML, MLPMetaBlock, OffsetMetaBlock
+from tfrec_limaml import DotProductGlobalBlock, LiMAML, MLPMetaBlock, OffsetMetaBlock, Vanilla
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.export.savedmodels import export_for_serving
 from tfrec_limaml.schema.schema import Feature, Label
@@ -143,6 +143,14 @@ def test_labels_and_weights_out_of_range_are_refused_with_their_value(traced):
     regression = small_model()
     regression.compile("sgd", "mse", run_eagerly=True)
     regression.train_on_batch({**batch, "query": {**padded["query"], "label": 5 * np.ones([8, 3])}})
+
+
+def test_xla_which_has_no_errors_leaves_out_a_task_whose_label_is_out_of_range():
+    model, batch = small_model(Vanilla), task_batch(np.random.default_rng(0))
+    model.compile("sgd", jit_compile=True)
+    batch["query"]["weight"][1, 1], batch["query"]["label"][1, 1] = 1.0, -1.0
+    model.train_on_batch(batch)
+    assert int(model.dropped_tasks.value) == 1
 
 
 @pytest.mark.parametrize("name", ["inner_steps", "fine_tune_steps", "second_order_steps"])

@@ -181,10 +181,40 @@ def calls_of(model: Functional) -> list[Call]:  # type: ignore[valid-type]
     ]
 
 
+#: Names of functions and operations that are the sigmoid, in Keras and TensorFlow.
+_SIGMOIDS = {"sigmoid", "Sigmoid"}
+#: Operations that change the form of their input, but none of its values.
+_SAME_VALUES = {
+    *("Cast", "Flatten", "Identity", "Ravel", "Reshape", "Squeeze", "ExpandDims", "GetItem"),
+    *("Dropout", "InputLayer"),
+}
+
+
 def ends_in_sigmoid(model: Functional) -> bool:  # type: ignore[valid-type]
-    """Whether a functional model's output is the result of a sigmoid."""
-    output = id(model.outputs[0])  # type: ignore[attr-defined]
-    (call,) = (c for c in calls_of(model) if output in map(id, c.outputs))
+    """Whether a functional model's output is the result of a sigmoid.
+
+    Nested models are looked into, and operations behind the sigmoid that change no value are looked
+    through.
+    """
+    return _is_sigmoid(model.outputs[0], calls_of(model))  # type: ignore[attr-defined]
+
+
+def _is_sigmoid(output: Any, calls: Sequence[Call]) -> bool:
+    made_by = [call for call in calls if any(output is tensor for tensor in call.outputs)]
+    if not made_by:  # an input of the model
+        return False
+    (call,) = made_by
     operation = internal(keras, call.node, "operation")
-    activation = getattr(operation, "activation", None)
-    return activation is keras.activations.sigmoid or type(operation).__name__ == "Sigmoid"
+    name, activation = type(operation).__name__, getattr(operation, "activation", None)
+    if name in _SIGMOIDS or getattr(activation, "__name__", None) in _SIGMOIDS:
+        return True
+    if isinstance(operation, keras.Sequential):
+        operation = internal(keras, operation, "_functional")
+    if isinstance(operation, Functional) and len(operation.outputs) == 1:
+        return ends_in_sigmoid(operation)
+    passes_on = name in _SAME_VALUES or (name == "Activation" and _is_linear(activation))
+    return passes_on and len(call.inputs) == 1 and _is_sigmoid(call.inputs[0], calls)
+
+
+def _is_linear(activation: Any) -> bool:
+    return getattr(activation, "__name__", None) == "linear"

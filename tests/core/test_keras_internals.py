@@ -15,6 +15,8 @@ from tfrec_limaml import keras_internals as internals
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.internals import internal
 
+L = keras.layers
+
 
 @pytest.fixture
 def model():
@@ -90,6 +92,36 @@ def test_making_the_calls_in_their_order_is_calling_the_model(model, inputs, tra
         known.update(call.run(known, training))
     same = np.allclose(known[id(model.outputs[0])], model(inputs), rtol=1e-6)
     assert same == (not training), "dropout drops in training alone"
+
+
+def _sigmoid(x):
+    return L.Dense(1, "sigmoid")(x)
+
+
+def _nested(x):
+    return keras.Sequential([keras.Sequential([L.Dense(1, "sigmoid")]), L.Flatten()])(x)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        (_sigmoid, True),
+        (lambda x: L.Activation("sigmoid")(x[:, :1]), True),
+        (lambda x: L.Flatten()(_sigmoid(x)), True),
+        (lambda x: L.Activation("linear")(L.Reshape(())(_sigmoid(x))), True),
+        (lambda x: keras.ops.cast(keras.ops.reshape(_sigmoid(x), (-1,)), "float64"), True),
+        (lambda x: keras.ops.squeeze(_sigmoid(x), -1), True),
+        (_nested, True),
+        (lambda x: L.Dense(1, tf.nn.sigmoid)(x), True),
+        (lambda x: L.Dense(1)(_sigmoid(x)), False),
+        (lambda x: keras.Sequential([L.Dense(1, "sigmoid"), L.Dense(1)])(x), False),
+        (lambda x: L.Activation("tanh")(_sigmoid(x)), False),
+        (lambda x: L.Flatten()(x), False),
+    ],
+)
+def test_a_sigmoid_at_the_end_is_seen_behind_what_changes_no_value(outputs, expected):
+    rows = keras.Input((3,))
+    assert internals.ends_in_sigmoid(keras.Model(rows, outputs(rows))) == expected
 
 
 @pytest.mark.parametrize(

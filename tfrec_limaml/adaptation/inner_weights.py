@@ -114,6 +114,11 @@ class DualKernel:
             kernels = kernels + tf.matmul(self._rows_of_step[exact], coefficients, transpose_a=True)
         return kernels
 
+    @property
+    def steps(self) -> list[tf.Tensor]:
+        """The coefficients ``[T, S, out]`` of all steps so far."""
+        return list(self._coefficients.values())
+
     def without_dual(self) -> SharedWeight:
         """The same kernel as a `SharedWeight`, for steps with a learning rate per parameter.
 
@@ -166,6 +171,11 @@ class LowRankKernel:
             result._terms = (*self._terms, term)
         result._support_inputs = []
         return result
+
+    @property
+    def steps(self) -> list[tf.Tensor]:
+        """The coefficients ``[T, S, out]`` of all steps so far."""
+        return [coefficients for _, coefficients in self._terms]
 
     def without_placeholder(self) -> LowRankKernel:
         """The kernel for any rows, without placeholder."""

@@ -74,12 +74,15 @@ def _by_rows(loss_function: SampleLoss) -> SampleLoss:
 
     def losses(y: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
         values = tf.convert_to_tensor(loss_function(y[:, None], z[:, None]))
-        if values.shape.rank == 0:
+        if values.shape.rank == 1:
+            return values
+        if values.shape.rank == 0 or not values.shape.is_compatible_with([None, 1]):
+            received = f"the shape {values.shape}" if values.shape.rank else "a single one"
             raise ValueError(
-                "the loss must return one value per row, [N] or [N, 1], received a single one; "
+                f"the loss must return one value per row, [N] or [N, 1], received {received}; "
                 "take means over the last axis only: tf.reduce_mean(losses, -1)"
             )
-        return values
+        return tf.reshape(values, [-1])  # a weight [N] times [N, 1] would be [N, N]
 
     return losses
 
@@ -89,6 +92,12 @@ def is_binary(loss: Any) -> bool:
     if isinstance(loss, str) and loss in _CROSS_ENTROPY:
         return True
     return _keras_name(keras.losses.get(loss)) in _BINARY
+
+
+def is_own(loss: Any) -> bool:
+    """Whether this is a user's own loss, which does not say what the outputs are."""
+    named = isinstance(loss, str) and loss in (*_CROSS_ENTROPY, *_SQUARED_ERROR)
+    return not named and _keras_name(keras.losses.get(loss)) is None
 
 
 class _OwnLoss:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfrec_limaml.adaptation.axes import merge_axes, split_axes
@@ -61,7 +62,8 @@ def apply_per_task(
 def check_batchable(layer: keras.layers.Layer, inputs: Any) -> None:
     """Traces a built layer over two tasks, to see whether it can be batched.
 
-    Raises `ValueError` naming the first part that cannot be batched, or a layer that adds losses.
+    Raises `ValueError` naming the first part that cannot be batched, a layer that adds losses, or
+    layers without weights that mix the tasks.
 
     Args:
         layer: A built layer.
@@ -76,6 +78,46 @@ def check_batchable(layer: keras.layers.Layer, inputs: Any) -> None:
         tf.function(
             lambda x: apply_per_task(layer, weights, x, training=True), autograph=False
         ).get_concrete_function(values)
+        _refuse_mixing(layer, weights, inputs)
+
+
+def _refuse_mixing(layer: keras.layers.Layer, weights: Weights, inputs: Any) -> None:
+    """Raises `ValueError` if a task's result depends on the other tasks.
+
+    That is so if a layer without weights reduces over its first axis. Layers of Keras that have no
+    axis cannot, and take no time here.
+    """
+    suspects = [part for part in layers_within(layer) if _may_mix(part)]
+    if not suspects:
+        return
+    draw = np.random.default_rng(0)  # values of an embedding's rows, too
+    values = tf.nest.map_structure(
+        lambda x: tf.cast(draw.uniform(size=(2, *x.shape)), x.dtype), inputs
+    )
+
+    def first_task(tasks: int) -> list[Any]:
+        some_weights, some_values = tf.nest.map_structure(lambda x: x[:tasks], (weights, values))
+        outputs = tf.nest.flatten(apply_per_task(layer, some_weights, some_values))
+        return [tf.cast(output[0], tf.float32).numpy() for output in outputs]
+
+    def same(one: list[Any], other: list[Any]) -> bool:
+        return all(np.allclose(a, b, 1e-2, 1e-3) for a, b in zip(one, other, strict=True))
+
+    together = first_task(2)
+    if same(together, first_task(2)) and not same(together, first_task(1)):
+        names = ", ".join(repr(part.name) for part in suspects)
+        raise ValueError(
+            f"layer {layer.name!r} mixes tasks: the result for a task depends on the others in the "
+            f"batch. A layer without weights ({names}) reads the rows of all tasks at once; let it "
+            "reduce over other axes than the first"
+        )
+
+
+def _may_mix(part: keras.layers.Layer) -> bool:
+    """Whether this is a layer without weights that may reduce over its first axis."""
+    own = not type(part).__module__.startswith("keras.") or isinstance(part, keras.layers.Lambda)
+    parts = layers_within(part)
+    return len(parts) == 1 and not part.weights and (own or hasattr(part, "axis"))
 
 
 def _refuse_losses(layer: keras.layers.Layer, inputs: Any) -> None:
@@ -130,7 +172,15 @@ def _all_rows(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tra
         lambda value: merge_axes(value) if isinstance(value, tf.Tensor) else value, (args, kwargs)
     )
     outputs = operation(*args, **{**kwargs, **training_argument(operation, training)})
-    return tf.nest.map_structure(lambda value: split_axes(value, tensors[0]), outputs)
+    try:
+        return tf.nest.map_structure(lambda value: split_axes(value, tensors[0]), outputs)
+    except ValueError as error:  # the shapes are known when a layer is checked
+        shapes = [tuple(value.shape) for value in tf.nest.flatten(outputs)]
+        raise ValueError(
+            f"layer {operation.name!r} ({type(operation).__name__}) cannot be batched over tasks: "
+            f"it must map rows to as many rows, and gave the shapes {shapes}; let it reduce over "
+            "other axes than the first"
+        ) from error
 
 
 def _dense(

@@ -17,5 +17,5 @@ def check_prior_precision(value: float) -> None:
     low, high = (math.exp(bound) for bound in PRECISION_RANGE)
     if not low <= value <= high:
         raise LimamlError(
-            f"prior_precision must be between {low:.2g} and {high:.0f}, received {value}"
+            f"prior_precision must be between {low:.2g} and {math.floor(high)}, received {value}"
         )

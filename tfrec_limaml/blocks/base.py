@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from tfrec_limaml.blocks.saved_arguments import check_arguments
 from tfrec_limaml.blocks.support_encoder import SupportEncoder
 from tfrec_limaml.features import Features, zero_row
 from tfrec_limaml.keras_internals import training_argument
@@ -63,6 +65,8 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
     support_encoder: SupportEncoder | None = None
 
     def __init__(self, embedding_dim: int, **kwargs: Any) -> None:
+        if not isinstance(embedding_dim, int | float | np.number):
+            raise ValueError(f"embedding_dim must be a number, received {embedding_dim!r}")
         if embedding_dim < 1:
             raise ValueError(f"embedding_dim must be at least 1, received {embedding_dim}")
         if int(embedding_dim) != embedding_dim:
@@ -185,8 +189,14 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
         return (next(iter(features_shape.values()))[0], self.embedding_dim)
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {**super().get_config(), "embedding_dim": self.embedding_dim}
+        """Constructor arguments.
+
+        Raises:
+            LimamlError: The subclass has further arguments, and no `get_config` of its own.
+        """
+        config = {**super().get_config(), "embedding_dim": self.embedding_dim}
+        check_arguments(self, MetaBlock, config)
+        return config
 
 
 class GlobalBlock(keras.layers.Layer, abc.ABC):
@@ -271,3 +281,13 @@ class GlobalBlock(keras.layers.Layer, abc.ABC):
     ) -> tuple[int | None, ...]:
         """``[N]``."""
         return (next(iter(features_shape.values()))[0],)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments.
+
+        Raises:
+            LimamlError: The subclass has arguments, and no `get_config` of its own.
+        """
+        config: dict[str, Any] = super().get_config()
+        check_arguments(self, GlobalBlock, config)
+        return config

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
+from tfrec_limaml.keras_internals import layers_within
 from tfrec_limaml.models import LiMAML
 
 
@@ -56,6 +57,7 @@ def trace_functions(
     if model.adaptation == "gauss-newton":
         scalars = [*scalars, model.scaled_log_precision]
     module.weights = [variable.value for variable in (*model.network.weights, *scalars)]
+    module.tables = _tables(model)
     arguments = _arguments({name for _, specs in functions.values() for name in specs})
     signatures: dict[str, Any] = {}
     for name, (function, specs) in functions.items():
@@ -71,6 +73,13 @@ def trace_functions(
             **argument_specs
         )
     return Exported(module, signatures, arguments)
+
+
+def _tables(model: LiMAML) -> list[Any]:
+    """The look-up tables of the blocks' layers."""
+    kind = tf.saved_model.experimental.TrackableResource
+    values = [v for layer in layers_within(model.network) for v in vars(layer).values()]
+    return [value for value in tf.nest.flatten(values) if isinstance(value, kind)]
 
 
 def _rename_arguments(

@@ -152,7 +152,7 @@ class JointLiMAML(LiMAML):
                 for r, samples in zip(unadapted, (support, query), strict=True)
             ]
             auxiliary = self.unadapted_loss(losses, (support, query))
-        return OuterLoss(loss, self.outer_weights(support, query), auxiliary)
+        return OuterLoss(loss, self.outer_weights(support, query), auxiliary, adapted)
 
     def task_embeddings(
         self, support: Samples, adapted: AdaptedTasks | None = None

@@ -17,6 +17,7 @@ from tfrec_limaml.adaptation.pooling import pool
 from tfrec_limaml.adaptation.prior_precision import PRECISION_RANGE, check_prior_precision
 from tfrec_limaml.blocks.base import check_blocks
 from tfrec_limaml.choices import ADAPTATIONS, POOLINGS, Adaptation, Pooling, check_choice
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import Features, zero_row
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.closed_form import solve_offsets
@@ -93,8 +94,18 @@ class LiMAML(EncodesRows):
         return self.meta_block.adaptable_variables
 
     def build(self, features_shape: Any) -> None:
-        """Builds the blocks, the support encoder and, for the closed form, the prior precision."""
+        """Builds the blocks, the support encoder and, for the closed form, the prior precision.
+
+        Raises:
+            LimamlError: There are gradient steps, and the meta block has no weights.
+        """
         super().build(features_shape)
+        steps = self.inner_steps or self.fine_tune_steps
+        if self.adaptation == "gradient" and steps and not self.meta_block.weights:
+            raise LimamlError(
+                f"the meta block {self.meta_block.name!r} has no weights to adapt; give it a layer "
+                "with weights, or take no steps (inner_steps=0, fine_tune_steps=0)"
+            )
         encoder = self.meta_block.support_encoder
         if encoder is not None and not encoder.built:
             encoder.build((None, None, self._summary_width(features_shape)))
@@ -163,7 +174,7 @@ class LiMAML(EncodesRows):
             outputs = self.outputs_of_rows(unadapted, query_rows, False, True)
             losses = [adapted.losses[0], self.task_loss(outputs, query)]
             auxiliary = self.unadapted_loss(losses, (support, query))
-        return OuterLoss(loss, self.outer_weights(support, query), auxiliary)
+        return OuterLoss(loss, self.outer_weights(support, query), auxiliary, adapted)
 
     def unadapted_loss(self, losses: Sequence[tf.Tensor], parts: Sequence[Samples]) -> tf.Tensor:
         """The auxiliary loss ``[T]`` of both parts' rows, given each part's mean losses ``[T]``."""

@@ -18,7 +18,8 @@ class LogitAUC(keras.metrics.AUC):
     labels are positive, almost all predictions lie between the first few of them, and it
     underestimates the area. Here neighbouring thresholds differ by ``32 / num_thresholds`` in
     logits, everywhere between -16 and 16, so that the area is that of the ranks up to a small
-    error.
+    error. If all labels are of one class it is 0, as Keras' metric is; the AUC of
+    `tfrec_limaml.evaluation.metrics.auc` is NaN there.
 
     Args:
         num_thresholds: Number of thresholds.

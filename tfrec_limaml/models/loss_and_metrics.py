@@ -10,10 +10,12 @@ import tensorflow as tf
 
 from tfrec_limaml.adaptation.losses import (
     is_binary,
+    is_own,
     loss_derivatives,
     per_task_mean,
     sample_loss,
 )
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.keras_internals import take_gradients_as_summed
 from tfrec_limaml.models.logit_auc import LogitAUC
 from tfrec_limaml.models.model_attributes import Untracked
@@ -26,7 +28,7 @@ class LossAndMetrics(TaskLoops):
 
     Attributes:
         encoder: A `FeatureEncoder`, whose schema has the kind of the label; or None.
-        binary: Whether the loss is one of binary labels.
+        binary: Whether labels are binary, so that outputs are logits and predictions probabilities.
         reports_unadapted_auc: Whether evaluation with fine-tuning also reports ``unadapted_auc``,
             the AUC before adaptation, unless `metrics` are given.
     """
@@ -43,6 +45,7 @@ class LossAndMetrics(TaskLoops):
         loss: Any = "binary_crossentropy",
         metrics: Any = None,
         jit_compile: bool = False,
+        binary: bool | None = None,
         **kwargs: Any,
     ) -> None:
         """Configures training like `keras.Model.compile`.
@@ -56,6 +59,9 @@ class LossAndMetrics(TaskLoops):
                 time and tell little.
             jit_compile: Off by default: on CPUs XLA was no faster. If the model has an encoder,
                 whose look-ups XLA cannot compile, Keras warns and does not use it.
+            binary: Whether a loss of your own is one of binary labels: it then takes logits, and
+                predictions and metrics are of probabilities. None means that it is if the
+                encoder's schema has a binary label. Keras' losses know it themselves.
             **kwargs: As in Keras. ``steps_per_execution=8`` makes `fit` faster if steps are short;
                 callbacks are then called once every 8 batches.
         """
@@ -64,8 +70,7 @@ class LossAndMetrics(TaskLoops):
                 "loss_weights weigh the losses of several outputs, and the model has one; leave "
                 f"them out, received {kwargs['loss_weights']!r}"
             )
-        self._check_loss(loss)
-        self._set_loss(loss)
+        self._set_loss(loss, self._checked_binary(loss, binary))
         self._default_metrics = metrics is None
         if metrics is None and self.binary:
             metrics = [
@@ -100,11 +105,17 @@ class LossAndMetrics(TaskLoops):
         `compile` creates those again: Keras does not know ``unadapted_auc``.
         """
         config: dict[str, Any] = super().get_compile_config()
-        return {**config, "metrics": None} if config and self._default_metrics else config
+        if not config:
+            return config
+        config["binary"] = self.binary
+        return {**config, "metrics": None} if self._default_metrics else config
 
     def compile_from_config(self, config: Mapping[str, Any]) -> None:
         """Compiles a loaded model as the saved one was compiled."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        arguments = keras.saving.deserialize_keras_object(config)
+        if is_own(arguments["loss"]):  # files of older versions do not say what it is
+            arguments = {"binary": self.binary, **arguments}
+        self.compile(**arguments)
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -126,16 +137,28 @@ class LossAndMetrics(TaskLoops):
         """Each row's loss and its first and second derivative with respect to the output."""
         return self._loss_derivatives(tf.cast(label, outputs.dtype), outputs)
 
-    def _check_loss(self, loss: Any) -> None:
+    def _checked_binary(self, loss: Any, binary: bool | None) -> bool:
+        """Whether labels are binary under this loss; `binary` is the argument of `compile`."""
         label = None if self.encoder is None else self.encoder.schema.label
-        if label is not None and label.kind != "binary" and is_binary(loss):
+        if not is_own(loss):
+            if binary is not None and bool(binary) != is_binary(loss):
+                raise LimamlError(
+                    f"binary={binary} contradicts the loss {loss!r}; leave binary out: it says "
+                    "what a loss of your own is"
+                )
+            binary = is_binary(loss)
+        elif binary is None:
+            binary = label is not None and label.kind == "binary"
+        if binary and label is not None and label.kind != "binary":
             raise ValueError(
                 f"the label {label.name!r} is not binary (kind {label.kind!r}): compile the model "
-                "with a regression loss, for example loss='mse'"
+                "with a regression loss, for example loss='mse', or with binary=False for a loss "
+                "of your own"
             )
+        return bool(binary)
 
-    def _set_loss(self, loss: Any) -> None:
+    def _set_loss(self, loss: Any, binary: bool | None = None) -> None:
         self._loss = loss
         self._task_loss = sample_loss(loss)
         self._loss_derivatives = loss_derivatives(loss)
-        self.binary = is_binary(loss)
+        self.binary = is_binary(loss) if binary is None else binary

@@ -143,7 +143,7 @@ class MAMLModel(TaskModel):
                 outputs = self.outputs_of(adapted, support, training=True)
                 before = self.task_loss(outputs, support)
             auxiliary = self.unadapted_loss_weight * before
-        return OuterLoss(query_loss, self.outer_weights(support, query), auxiliary)
+        return OuterLoss(query_loss, self.outer_weights(support, query), auxiliary, adapted)
 
     def outer_weights(self, support: Samples, query: Samples) -> tf.Tensor:
         """Each task's weight ``[T]`` in the outer mean, 0 for tasks without query samples."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -25,7 +26,9 @@ class TracedSetting(Generic[Value]):
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, model: keras.Model, owner: type | None = None) -> Value:
+    def __get__(self, model: keras.Model | None, owner: type | None = None) -> Value:
+        if model is None:  # read from the class, as documentation tools do
+            return self  # type: ignore[return-value]
         return getattr(model, f"_{self.name}")
 
     def __set__(self, model: keras.Model, value: Any) -> None:
@@ -61,7 +64,7 @@ def count(name: str, value: Any) -> int:
     """A conversion to a whole number that is at least 0."""
     if not value >= 0:
         raise ValueError(f"{name} must be at least 0, received {value}")
-    if int(value) != value:
+    if not math.isfinite(value) or int(value) != value:
         raise ValueError(f"{name} must be a whole number, received {value}")
     return int(value)
 

@@ -16,6 +16,7 @@ from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
 from tfrec_limaml.blocks.optional_methods import calls_per_task
 from tfrec_limaml.features import Features
 from tfrec_limaml.keras_internals import layers_within
+from tfrec_limaml.models.checked_blocks import check_shapes, missing_features_named
 
 #: Approximate number of support rows from which a kernel per task costs no more than a low-rank
 #: form.
@@ -32,11 +33,20 @@ class RecommenderNetwork(keras.layers.Layer):
         self.global_block = global_block
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
-        """Builds both blocks from the shapes ``[N, ...]`` of the encoded features."""
-        if not self.meta_block.built:  # blocks of a loaded model are built already
-            self.meta_block.build(features_shape)
+        """Builds both blocks from the shapes ``[N, ...]`` of the encoded features.
+
+        Raises:
+            LimamlError: A block reads a feature that does not exist, or gives a wrong shape.
+        """
+        blocks_of_loaded_model = self.meta_block.built and self.global_block.built
+        if not self.meta_block.built:
+            with missing_features_named(self.meta_block, features_shape):
+                self.meta_block.build(features_shape)
         if not self.global_block.built:
-            self.global_block.build(features_shape, (None, self.meta_block.embedding_dim))
+            with missing_features_named(self.global_block, features_shape):
+                self.global_block.build(features_shape, (None, self.meta_block.embedding_dim))
+        if not blocks_of_loaded_model:
+            check_shapes(self.meta_block, self.global_block, features_shape)
         for block in (self.meta_block, self.global_block):
             if not block.trainable:
                 _freeze(block)

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tfrec_limaml.models.adapted_tasks import AdaptedTasks
+
 Samples = Mapping[str, Any]
 
 
@@ -17,11 +19,13 @@ class OuterLoss(NamedTuple):
         losses: ``[T]``.
         weights: ``[T]``, 0 for tasks that are ignored.
         auxiliary: ``[T]`` further losses in the same mean, or None.
+        adapted: The adapted tasks; None if tasks are not adapted.
     """
 
     losses: tf.Tensor
     weights: tf.Tensor
     auxiliary: tf.Tensor | None = None
+    adapted: AdaptedTasks | None = None
 
 
 def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,7 +53,7 @@ class Step(NamedTuple):
         loss: Mean loss of the tasks, a scalar.
         gradients: Gradients of that mean, one for each trainable variable.
         count: Sum of the tasks' weights in the mean.
-        dropped: Number of tasks that were left out because their loss is not finite.
+        dropped: Number of tasks that were left out because their values are not finite.
         skipped: 1 on each replica whose gradients are 0 because they were not finite.
     """
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.keras_internals import FitsUnderStrategies, build_compiled
+from tfrec_limaml.models.finite_tasks import bad_samples_as_errors
 from tfrec_limaml.models.task_batches import check_task_batch, is_task_batch
 from tfrec_limaml.wording import counted
 
@@ -32,24 +33,27 @@ class TaskLoops(FitsUnderStrategies):
         """`keras.Model.fit` on a dataset of task batches.
 
         Raises:
-            LimamlError: `class_weight` is given.
+            LimamlError: `class_weight` is given, or a row has a negative weight or, under a loss of
+                binary labels, a label outside 0 to 1.
         """
         _refuse_weights(class_weight=kwargs.get("class_weight"))
         self._build_from(x)
         dropped_before, skipped_before = self._counts()
         # With `steps_per_epoch` Keras' warning says that an epoch was shorter than that.
         quiet = contextlib.nullcontext() if kwargs.get("steps_per_epoch") else _quiet_iteration()
-        with quiet:
+        with quiet, bad_samples_as_errors():
             history = super().fit(x, *args, **{"shuffle": False, **kwargs})
         dropped, skipped = self._counts()
         remedy = (
-            "check the features, or lower the optimizer's learning rate or inner_learning_rate "
-            f"(now {self.inner_learning_rate}; gradient steps only)"
+            "check the features and labels for NaN, or lower the optimizer's learning rate or "
+            f"inner_learning_rate (now {self.inner_learning_rate}; gradient steps only)"
         )
         if dropped > dropped_before:
             tasks = counted(dropped - dropped_before, "task")
             warnings.warn(
-                f"left out {tasks} with a loss that is not finite; {remedy}", stacklevel=2
+                f"left out {tasks} with a loss, features or adapted weights that are not finite; "
+                f"{remedy}",
+                stacklevel=2,
             )
         if skipped > skipped_before:
             steps = counted(skipped - skipped_before, "step")
@@ -66,12 +70,12 @@ class TaskLoops(FitsUnderStrategies):
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.evaluate` on a dataset of task batches."""
         self._build_from(x)
-        with _quiet_iteration():
+        with _quiet_iteration(), bad_samples_as_errors():
             return super().evaluate(x, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.predict` on a dataset of task batches, or on encoded rows."""
-        self._build_from(x)
+        self._build_from(x, takes_rows=True)
         spec = getattr(x, "element_spec", None)
         spec = spec if is_task_batch(spec) else None
         if spec != self._task_spec:
@@ -95,7 +99,8 @@ class TaskLoops(FitsUnderStrategies):
         """`keras.Model.train_on_batch` on a batch of tasks, which holds labels and weights."""
         _refuse_weights(y=y, sample_weight=sample_weight, class_weight=class_weight)
         self._build_from(x)
-        return super().train_on_batch(x, return_dict=return_dict)
+        with bad_samples_as_errors():
+            return super().train_on_batch(x, return_dict=return_dict)
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
@@ -103,14 +108,15 @@ class TaskLoops(FitsUnderStrategies):
         """`keras.Model.test_on_batch` on a batch of tasks, which holds labels and weights."""
         _refuse_weights(y=y, sample_weight=sample_weight)
         self._build_from(x)
-        return super().test_on_batch(x, return_dict=return_dict)
+        with bad_samples_as_errors():
+            return super().test_on_batch(x, return_dict=return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
         """`keras.Model.predict_on_batch` on a batch of tasks, or on encoded rows.
 
         See `TaskModel.predict_step`.
         """
-        self._build_from(x)
+        self._build_from(x, takes_rows=True)
         if self._task_spec is not None:  # traced for the batches of a dataset
             self._task_spec = self.predict_function = None
         return super().predict_on_batch(x)
@@ -146,33 +152,44 @@ class TaskLoops(FitsUnderStrategies):
             self.predict_function = step
         return self.predict_function
 
-    def _build_from(self, data: Any) -> None:
+    def _build_from(self, data: Any, takes_rows: bool = False) -> None:
+        """Checks the data of a loop, and builds the model from their shapes.
+
+        `takes_rows` is whether the loop takes encoded rows, too.
+        """
         # Keras would build loss and metrics by a forward pass over `data`: tasks, not rows.
         build_compiled(self, tf.zeros([1, 1]), tf.zeros([1, 1]))
-        spec = getattr(data, "element_spec", data if is_task_batch(data) else None)
         if isinstance(data, np.ndarray | tf.Tensor | list | tuple):
             raise LimamlError(
                 "expected a tf.data.Dataset of task batches (see task_dataset), one batch of tasks "
                 f"or encoded rows by name, received {type(data).__name__}"
             )
-        if self.built and _describes_tensors(spec):
-            check_task_batch(spec)
-            self._check_features(spec["support"]["features"])
-        if self.built or (isinstance(data, Mapping) and spec is None):
-            return
-        if spec is None:
+        one_batch = data if isinstance(data, Mapping) else None
+        spec: Any = getattr(data, "element_spec", one_batch)
+        spec = spec[0] if isinstance(spec, tuple) and len(spec) == 1 else spec
+        if spec is None and not self.built:
             raise ValueError(
                 "the model is not built: give it a tf.data.Dataset or one batch of tasks first, "
                 "or call build({name: (None, ...)}) with the shapes of the encoded features; "
                 f"received {type(data).__name__}"
             )
-        if not is_task_batch(spec):
-            raise ValueError(
-                "expected a dataset of task batches with 'support' and 'query' (see "
-                f"task_dataset), received {spec}"
+        if spec is not None and not is_task_batch(spec):
+            if takes_rows and (self.built or isinstance(data, Mapping)):
+                return
+            received = f"the entries {sorted(spec)}" if isinstance(spec, Mapping) else spec
+            rows = "" if takes_rows else "; encoded rows have no tasks: pass them to predict"
+            raise LimamlError(
+                "expected a dataset of task batches with 'support' and 'query' (see task_dataset), "
+                f"or one batch, received {received}{rows}"
             )
-        check_task_batch(spec)
-        self.build({name: (None, *s.shape[2:]) for name, s in spec["support"]["features"].items()})
+        if spec is not None and (not self.built or _describes_tensors(spec)):
+            check_task_batch(spec)
+            features = spec["support"]["features"]
+            if self.built:
+                self._check_features(features)
+            else:
+                with self.distribute_strategy.scope():
+                    self.build({name: (None, *s.shape[2:]) for name, s in features.items()})
 
     def _check_features(self, features: Mapping[str, Any]) -> None:
         """Raises `LimamlError` if the features are not those that the model was built with."""
@@ -196,7 +213,8 @@ def _describes_tensors(spec: Any) -> TypeGuard[Mapping[str, Any]]:
     """Whether this is a batch of tasks, or the specification of one that is not distributed."""
     if not is_task_batch(spec):
         return False
-    label = spec["support"].get("label")
+    support = spec["support"]
+    label = support.get("label") if isinstance(support, Mapping) else None
     return label is None or hasattr(label, "shape")
 
 

@@ -19,6 +19,11 @@ import tensorflow as tf
 from tfrec_limaml.features import Features
 from tfrec_limaml.keras_internals import loss_tracker
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
+from tfrec_limaml.models.finite_tasks import (
+    finite_adaptation,
+    finite_samples,
+    refuse_bad_samples,
+)
 from tfrec_limaml.models.outer_step import (
     OuterLoss,
     Samples,
@@ -96,8 +101,11 @@ class TaskModel(TwoBlockModel):
     def train_step(self, data: TaskBatch) -> dict[str, tf.Tensor]:
         """One outer step on a batch of tasks.
 
-        A task whose loss is not finite is dropped and counted. A step whose gradients are not
-        finite changes no weight and is counted, too.
+        A task is dropped and counted if its loss, its features, its support losses or its adapted
+        weights are not finite. A step whose gradients are not finite changes no weight and is
+        counted, too. Labels outside 0 to 1 under a loss of binary labels, and negative weights, are
+        refused; so they are in `test_step`. XLA leaves this error out: with ``jit_compile=True``
+        their tasks are dropped in training, and evaluated as they are.
         """
         data = step_data(data)
         step = sum_over_replicas(self._step(data["support"], data["query"]))
@@ -115,6 +123,7 @@ class TaskModel(TwoBlockModel):
         """
         data = step_data(data)
         support, query = data["support"], data["query"]
+        self._refuse_bad_samples(support, query)
         outputs = self.task_outputs(support, query)
         mask = query["weight"] > 0
         label, outputs = tf.boolean_mask(query["label"], mask), tf.boolean_mask(outputs, mask)
@@ -181,13 +190,14 @@ class TaskModel(TwoBlockModel):
         loss, gradients, finite = gradients_of(support, query, count)
 
         def without_bad_tasks() -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
+            self._refuse_bad_samples(support, query)
             remaining = without_tasks(support, ~finite), without_tasks(query, ~finite)
             count = self.outer_count(*remaining)
             loss, gradients, _ = gradients_of(*remaining, count)
             return loss, gradients, count
 
-        # `finite` depends only on the losses, which are known before the gradients: the CPU can
-        # choose the branch while a GPU still computes the gradients.
+        # `finite` depends only on what is known before the gradients: the CPU can choose the branch
+        # while a GPU still computes the gradients.
         loss, gradients, count = tf.cond(
             tf.reduce_all(finite), lambda: (loss, gradients, count), without_bad_tasks
         )
@@ -200,7 +210,7 @@ class TaskModel(TwoBlockModel):
     def _gradients(
         self, support: Samples, query: Samples, count: tf.Tensor
     ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
-        """The loss, its gradients, and whether each task's loss is finite ``[T]``."""
+        """The loss, its gradients, and whether each task's values are finite ``[T]``."""
         variables = [v.value for v in self.trainable_variables]
         with tf.GradientTape() as tape:
             outer = self.outer_loss(support, query)
@@ -208,10 +218,20 @@ class TaskModel(TwoBlockModel):
             loss = tf.math.divide_no_nan(tf.reduce_sum(total * outer.weights), count)
             loss = self._with_penalties(loss)
             scaled_loss = self.optimizer.scale_loss(loss)
+        finite = tf.math.is_finite(total)
+        for samples in (support, query):
+            finite &= finite_samples(samples, self.binary)
+        if outer.adapted is not None:
+            nested = bool(self.meta_block.nested_definitions)
+            finite &= finite_adaptation(outer.adapted, weights=not nested)
         gradients = tape.gradient(
             scaled_loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        return loss, [tf.convert_to_tensor(g) for g in gradients], tf.math.is_finite(total)
+        return loss, [tf.convert_to_tensor(g) for g in gradients], finite
+
+    def _refuse_bad_samples(self, support: Samples, query: Samples) -> None:
+        for part, samples in (("support", support), ("query", query)):
+            refuse_bad_samples(part, samples, self.binary)
 
     def _with_penalties(self, loss: tf.Tensor) -> tf.Tensor:
         """The loss plus those of regularizers and layers."""

@@ -136,7 +136,7 @@ class TwoBlockModel(LossAndMetrics):
     def call(self, features: Features, training: bool = False) -> tf.Tensor:
         """Un-adapted predictions ``[N]`` of encoded rows.
 
-        They are probabilities, or values if the loss is a regression loss.
+        They are probabilities, or values if the label is not binary.
         """
         if missing := sorted(self.built_shapes.keys() - features.keys()):
             raise ValueError(
@@ -184,6 +184,7 @@ class TwoBlockModel(LossAndMetrics):
             "averaging": self.averaging,
             "adaptation_strength": self.adaptation_strength,
             "loss": loss_config(self._loss),
+            "binary": self.binary,
         }
 
     @classmethod
@@ -194,9 +195,9 @@ class TwoBlockModel(LossAndMetrics):
             for name in ("meta_block", "global_block", "encoder")
         }
         loss = loss_of_config(config.get("loss", "binary_crossentropy"))
-        arguments = {name: value for name, value in config.items() if name != "loss"}
+        arguments = {n: value for n, value in config.items() if n not in ("loss", "binary")}
         model = cls(**{**arguments, **parts})
-        model._set_loss(loss)
+        model._set_loss(loss, config.get("binary"))
         return model
 
 

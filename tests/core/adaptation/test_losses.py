@@ -42,8 +42,9 @@ def test_a_binary_loss_reads_logits_whatever_it_is_given_as(loss, expected):
         (keras.losses.MeanSquaredError(), (LABEL - LOGIT) ** 2),
         ("mean_absolute_error", np.abs(LABEL - LOGIT)),
         (lambda y, z: tf.reduce_sum(tf.abs(y - z), -1), np.abs(LABEL - LOGIT)),
+        (lambda y, z: tf.abs(y - z), np.abs(LABEL - LOGIT)),
     ],
-    ids=["mse", "object", "name", "own function"],
+    ids=["mse", "object", "name", "own function", "own function of columns"],
 )
 def test_a_regression_loss_reads_raw_outputs(loss, expected):
     assert not is_binary(loss)
@@ -65,6 +66,9 @@ def test_a_loss_of_one_s_own_that_returns_one_value_for_all_rows_is_refused():
     loss = sample_loss(lambda y, z: tf.reduce_mean(tf.square(y - z)))
     with pytest.raises(ValueError, match=r"one value per row.*tf\.reduce_mean\(losses, -1\)"):
         loss(tf.constant(LABEL), tf.constant(LOGIT))
+    pairs = sample_loss(lambda y, z: tf.concat([y, z], -1))
+    with pytest.raises(ValueError, match=r"received the shape \(4, 2\)"):
+        pairs(tf.constant(LABEL), tf.constant(LOGIT))
 
 
 @pytest.mark.parametrize("loss", ["binary_crossentropy", "binary_focal_crossentropy", "mse"])

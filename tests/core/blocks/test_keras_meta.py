@@ -21,6 +21,22 @@ class _AddsLoss(L.Layer):
         return inputs
 
 
+class _Noise(L.Layer):
+    """Draws in inference too, which is no mixing of tasks."""
+
+    def call(self, inputs):
+        return inputs + keras.random.normal(keras.ops.shape(inputs))
+
+
+def _centred(x):
+    return x - tf.reduce_mean(x, 0)
+
+
+def _functional(operation):
+    rows = keras.Input((3,))
+    return keras.Model(rows, operation(L.Dense(4)(rows)))
+
+
 class _BuiltByACall(L.Layer):
     """Has neither `build` nor `compute_output_shape`."""
 
@@ -78,6 +94,18 @@ def test_a_frozen_part_is_shared_and_stays_as_it_is(shapes):
             r"layer 'late' must map \[N, 3\] to \[N, 4\] .* output \(None, 7\)",
         ),
         (
+            lambda: keras.Sequential([L.Dense(4), L.Lambda(_centred, name="centre")], name="all"),
+            r"layer 'all' mixes tasks: .*\('centre'\).* reduce over other axes than the first",
+        ),
+        (
+            lambda: keras.Sequential([L.Dense(4), L.UnitNormalization(axis=0)]),
+            r"mixes tasks: .*\('unit_normalization",
+        ),
+        (
+            lambda: _functional(lambda x: x - keras.ops.mean(x, 0, keepdims=True)),
+            r"layer 'mean.*' \(Mean\) cannot be batched over tasks: .*\[\(1, 4\)\]; let it",
+        ),
+        (
             lambda: L.Dense(7, name="wide"),
             r"layer 'wide' must map \[N, 3\] to \[N, 4\] \(embedding_dim\), .* output \(None, 7\)",
         ),
@@ -86,6 +114,11 @@ def test_a_frozen_part_is_shared_and_stays_as_it_is(shapes):
 def test_a_layer_that_does_not_fit_is_refused_when_the_block_is_built(layer, message, shapes):
     with pytest.raises(LimamlError, match=message):
         KerasMetaBlock(layer(), 4).build(shapes)
+
+
+def test_layers_without_weights_that_keep_rows_apart_are_no_mixing(shapes):
+    own = [L.Lambda(lambda x: x - tf.reduce_mean(x, -1, keepdims=True)), _Noise(name="noise")]
+    KerasMetaBlock(keras.Sequential([L.Dense(4), *own, L.Softmax()]), 4).build(shapes)
 
 
 def test_a_dense_layer_with_a_frozen_kernel_starts_from_copies_of_its_bias(shapes):

@@ -9,6 +9,7 @@ import tensorflow as tf
 from small_models import task_batches
 
 from tfrec_limaml import GlobalBlock, LiMAML, MetaBlock, Vanilla
+from tfrec_limaml.errors import LimamlError
 
 D = 3
 
@@ -66,6 +67,73 @@ def test_blocks_without_a_method_build_are_trained_and_saved_with_all_their_weig
         loaded.predict(dataset, verbose=0)["probability"],
         model.predict(dataset, verbose=0)["probability"],
     )
+
+
+class _ScaledMeta(_MetaWithoutBuild):
+    def __init__(self, scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = scale
+
+
+class _ScaledGlobal(_GlobalWithoutBuild):
+    def __init__(self, scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = scale
+
+
+@pytest.mark.parametrize("cls", [_ScaledMeta, _ScaledGlobal])
+def test_a_block_is_not_saved_without_its_arguments(cls):
+    message = rf"{cls.__name__} would be saved without its arguments \['scale'\]; .*self.scale\}}"
+    with pytest.raises(LimamlError, match=message):
+        cls(scale=5.0).get_config()
+
+    class Complete(cls):
+        def get_config(self):
+            return {**super().get_config(), "scale": self.scale}
+
+    assert Complete.from_config(Complete(scale=5.0).get_config()).scale == 5.0
+
+
+def _columns(block):
+    block.logit = keras.layers.Dense(1, name="logit")
+    block.head = lambda context, embedding, training=False: block.logit(context)
+
+
+def _one_value(block):
+    block.head = lambda context, embedding, training=False: tf.reduce_mean(context)
+
+
+def _too_wide(block):
+    block.dense = keras.layers.Dense(D + 1)
+
+
+def _without_rows(block):
+    block.call_adapted = lambda weights, encoded, training=False: tf.reduce_mean(encoded, 1)
+
+
+def _of_another_feature(block):
+    block.encode_features = lambda features: features["topic"]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        (
+            _columns,
+            "global",
+            r"head of the block 'mine' .* shape \[N\]; .* \(2, 1\); take",
+        ),
+        (_one_value, "global", r"head of the block 'mine' .* shape \[N\]; for N = 2 it gave \(\)"),
+        (_too_wide, "meta", r"call_encoded of the block 'mine' .* D = 3 .* it gave \(2, 4\)"),
+        (_without_rows, "meta", r"call_adapted of the block 'mine' .*\[T, S, D\].* \(3, 2\)"),
+        (_of_another_feature, "meta", r"'mine' .* reads the feature 'topic'; there are \['meta', "),
+    ],
+)
+def test_a_block_that_does_not_fit_is_named_when_the_model_is_built(change, kind, message):
+    blocks = {"meta": _MetaWithoutBuild(name="mine"), "global": _GlobalWithoutBuild(name="mine")}
+    change(blocks[kind])
+    with pytest.raises(LimamlError, match=message):
+        LiMAML(*blocks.values(), inner_steps=1).build({"meta": (None, 2), "other": (None, 5)})
 
 
 def test_blocks_without_a_method_build_are_built_in_the_first_call_of_a_graph_too():

@@ -30,6 +30,33 @@ class LacksAnEntry(MLPMetaBlock):
         return self.inputs_layer(features) * {len(features): 1.0}[self.count]
 
 
+class LooksUp(MLPGlobalBlock):
+    """A global block with tables of TensorFlow and of Keras."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        values = tf.lookup.KeyValueTensorInitializer(tf.constant([0, 1], tf.int64), [0.5, 1.5])
+        self.tables = [tf.lookup.StaticHashTable(values, 1.0)]
+        self.lookup = keras.layers.IntegerLookup(vocabulary=[0, 1, 2])
+
+    def encode_context(self, features, training=False):
+        sign = tf.cast(features["other"][:, :1] > 0, tf.int64)
+        factor = self.tables[0].lookup(sign) + tf.cast(self.lookup(sign), tf.float32)
+        return super().encode_context({**features, "other": features["other"] * factor}, training)
+
+
+def test_tables_of_a_block_are_exported_with_it(encoder, request_inputs, tmp_path):
+    meta = MLPMetaBlock((4,), DIM, embeddings=encoder.embeddings("meta"))
+    model = LiMAML(meta, LooksUp((5,), embeddings=encoder.embeddings()), encoder=encoder)
+    export_for_serving(model, tmp_path)
+    ranker = tf.saved_model.load(str(tmp_path / "ranker" / "1"))
+    nothing = {**request_inputs, "has_meta_embedding": tf.zeros(6, bool)}
+    names = [f.name for f in encoder.schema.all_features]
+    expected = model(encoder({name: request_inputs[name] for name in names}))
+    scores = ranker.signatures["serving_default"](**nothing)["probability"]
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
 def test_a_meta_block_that_reads_other_features_ranks_as_it_scores(
     encoder, request_inputs, tmp_path
 ):

@@ -159,7 +159,7 @@ def test_evaluation_reports_the_auc_before_adaptation_too():
         ),
         (lambda: _model(adaptation="newton"), "must be one of"),
         (lambda: _model(prior_precision=0.0), "prior_precision must be positive, received 0.0"),
-        (lambda: _model(prior_precision=1e-5), "must be between 0.00034 and 2981, received 1e-05"),
+        (lambda: _model(prior_precision=1e-5), "must be between 0.00034 and 2980, received 1e-05"),
         (
             lambda: NestedMetaBlocks({"a": OffsetMetaBlock(), "b": MLPMetaBlock((), 33)}),
             "must be OffsetMetaBlocks, .* or none of them, received {'a': 'OffsetMetaBlock', 'b'",

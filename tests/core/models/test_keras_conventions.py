@@ -17,6 +17,7 @@ from tfrec_limaml import (
     OffsetMetaBlock,
     Vanilla,
 )
+from tfrec_limaml.blocks import KerasMetaBlock
 from tfrec_limaml.errors import LimamlError
 
 pytestmark = pytest.mark.slow
@@ -151,9 +152,44 @@ def test_a_loaded_model_reports_the_metrics_of_the_saved_one(metrics, tmp_path):
     assert loaded.test_on_batch(batch, return_dict=True) == pytest.approx(expected)
 
 
+def test_a_loss_of_ones_own_of_columns_is_measured_as_one_of_rows():
+    def by_rows(label, output):
+        return tf.square(label - output)[:, 0]
+
+    batch, measured = task_batch(np.random.default_rng(0)), []
+    for loss in (by_rows, lambda label, output: tf.square(label - output)):
+        model = small_model(inner_steps=1)
+        model.compile("sgd", loss, run_eagerly=True)
+        measured.append(model.test_on_batch(batch, return_dict=True)["loss"])
+    assert measured[0] == pytest.approx(measured[1])
+
+
 def test_weights_of_several_outputs_are_refused():
     with pytest.raises(ValueError, match=r"loss_weights .* received \[0\.5\]"):
         small_model().compile(loss_weights=[0.5])
+
+
+def test_encoded_rows_are_refused_by_loops_of_tasks_and_tuples_of_one_batch_are_not():
+    batch, model = task_batch(np.random.default_rng(0)), small_model()
+    model.fit(tf.data.Dataset.from_tensors((batch,)), verbose=0)
+    model.fit(tf.data.Dataset.from_tensors((batch,)), verbose=0)
+    rows = {name: value[0] for name, value in batch["support"]["features"].items()}
+    pairs = tf.data.Dataset.from_tensors((rows, np.zeros(4)))
+    for loop in (model.fit, model.evaluate, model.train_on_batch, model.test_on_batch):
+        with pytest.raises(LimamlError, match=r"entries \['meta', 'other'\]; encoded rows have"):
+            loop(rows)
+    for loop in (model.fit, model.evaluate):
+        with pytest.raises(LimamlError, match=r"expected a dataset of task batches"):
+            loop(pairs)
+    assert model.predict(rows, verbose=0).shape == (4,)
+
+
+def test_a_meta_block_without_weights_is_told_when_the_model_is_built():
+    shapes = {"meta": (None, 3), "other": (None, 2)}
+    blocks = KerasMetaBlock(keras.layers.Activation("tanh", name="bare"), 3), MLPGlobalBlock((5,))
+    with pytest.raises(LimamlError, match=r"'keras_meta_block.*' has no weights to adapt"):
+        LiMAML(*blocks).build(shapes)
+    LiMAML(*blocks, inner_steps=0).build(shapes)
 
 
 @pytest.mark.parametrize("cls", [LiMAML, EntireNetworkMAML])
@@ -179,7 +215,7 @@ def test_a_network_of_which_nothing_can_be_adapted_is_refused_unless_it_takes_no
         (lambda b: b["query"].pop("label"), "has no 'query/label'"),
         (
             lambda b: b["query"].update(label=b["query"]["label"][..., None]),
-            r"query/label must have the shape \[tasks, rows\] .* \(8, 3, 1\)",
+            r"query/label must have the shape \[tasks, rows\], received \(8, 3, 1\)",
         ),
         (
             lambda b: b["query"].update(weight=b["query"]["weight"][:, :1]),
@@ -190,8 +226,27 @@ def test_a_network_of_which_nothing_can_be_adapted_is_refused_unless_it_takes_no
             r"feature 'meta' of the support set .*\(8, 4\), received \(8, 3\); repeat",
         ),
         (lambda b: b["query"]["features"].pop("other"), r"only one has \['other'\]"),
+        (
+            lambda b: b["query"].update(label=b["query"]["label"].astype(int).astype(str)),
+            "query/label must hold numbers, received string; convert it",
+        ),
+        (
+            lambda b: b.update(query=tf.nest.map_structure(lambda v: v[:7], b["query"])),
+            "must have the same tasks in the same order, received 8 and 7 tasks",
+        ),
+        (
+            lambda b: b["query"].update(features=b["query"]["features"]["meta"]),
+            "'query/features' of a batch of tasks must be a dictionary .* received ndarray",
+        ),
+        (
+            lambda b: b.update(support=b["support"]["label"]),
+            "'support' of a batch of tasks must be a dictionary .* received ndarray",
+        ),
     ],
-    ids=["part", "weight", "label", "label shape", "weight shape", "feature shape", "feature"],
+    ids=[
+        *("part", "weight", "label", "label shape", "weight shape", "feature shape", "feature"),
+        *("strings", "tasks", "features without names", "values without names"),
+    ],
 )
 def test_a_batch_that_lacks_something_is_refused_by_name_whether_the_model_is_built_or_not(
     change, message

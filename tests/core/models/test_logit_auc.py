@@ -62,3 +62,10 @@ def test_models_report_it_before_and_after_adaptation():
     assert reported["unadapted_auc"] == pytest.approx(
         auc(rows["label"], rows["probability"]), abs=5e-3
     )
+
+
+def test_labels_of_one_class_have_the_area_0_which_the_auc_of_ranks_does_not_know():
+    metric = LogitAUC()
+    metric.update_state([1.0, 1.0], [0.2, 0.7])
+    assert float(metric.result()) == 0.0
+    assert np.isnan(auc(np.ones(2), np.array([0.2, 0.7])))

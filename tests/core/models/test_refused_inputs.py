@@ -11,7 +11,7 @@ import tensorflow as tf
 from small_models import small_model, task_batch, task_batches
 from toys import toy_schema, toy_statistics
 
-from tfrec_limaml import DotProductGlobalBlock, LiMAML, MLPMetaBlock, OffsetMetaBlock
+from tfrec_limaml import DotProductGlobalBlock, LiMAML, MLPMetaBlock, OffsetMetaBlock, Vanilla
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.export.savedmodels import export_for_serving
 from tfrec_limaml.schema.schema import Feature, Label
@@ -80,14 +80,90 @@ def test_a_label_that_is_not_binary_needs_a_regression_loss():
     with pytest.raises(ValueError, match=r"label 'y' is not binary .*loss='mse'"):
         model.compile("adam")
     model.compile("adam", loss="mse")
+    with pytest.raises(ValueError, match=r"label 'y' is not binary .*binary=False"):
+        model.compile("adam", _own_cross_entropy, binary=True)
+    model.compile("adam", _own_cross_entropy)
+    assert not model.binary
+
+
+@keras.saving.register_keras_serializable("own_losses")
+def _own_cross_entropy(label, logit):
+    return tf.nn.sigmoid_cross_entropy_with_logits(label, logit)[:, 0]
+
+
+@pytest.mark.parametrize(("binary", "expected"), [(None, True), (False, False)])
+def test_a_loss_of_ones_own_is_binary_as_the_label_is_unless_it_is_said(binary, expected, tmp_path):
+    model = _encoded()
+    model.compile("adam", _own_cross_entropy, binary=binary, run_eagerly=True)
+    model.save(tmp_path / "own.keras")
+    for compiled in (True, False):
+        loaded = keras.saving.load_model(tmp_path / "own.keras", compile=compiled)
+        assert loaded.binary == expected
+    assert export_for_serving(model, tmp_path).binary == expected
+
+
+def test_a_binary_loss_of_ones_own_is_measured_as_the_built_in_one_is():
+    batch, measured = task_batch(np.random.default_rng(0)), []
+    for options in ({}, {"loss": _own_cross_entropy, "binary": True}):
+        model = small_model(inner_steps=1)
+        model.compile("sgd", **options, run_eagerly=True)
+        measured.append(model.test_on_batch(batch, return_dict=True))
+    assert measured[1] == pytest.approx(measured[0], rel=1e-5)
+    assert "unadapted_auc" in measured[1]
+
+
+def test_a_loss_of_keras_knows_whether_it_is_binary(built):
+    with pytest.raises(LimamlError, match="binary=True contradicts the loss 'mse'; leave binary"):
+        built.compile("adam", "mse", binary=True)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_labels_and_weights_out_of_range_are_refused_with_their_value(traced):
+    model = small_model(inner_steps=1, traced=traced)
+    loops = (
+        model.train_on_batch,
+        model.test_on_batch,
+        lambda batch: model.fit(tf.data.Dataset.from_tensors(batch), verbose=0),
+        lambda batch: model.evaluate(tf.data.Dataset.from_tensors(batch), verbose=0),
+    )
+    for column, value, message in (
+        ("label", -1.0, r"labels must be between 0 and 1 .*, such as mse.* in the query set: -1"),
+        ("label", 5.0, r"labels must be between 0 and 1 .* in the query set: 5"),
+        ("weight", -2.0, r"weights must be at least 0; .* in the query set: -2"),
+    ):
+        batch = task_batch(np.random.default_rng(0))
+        batch["query"]["weight"][1, 1] = 1.0
+        batch["query"][column][1, 1] = value
+        for loop in loops:
+            with pytest.raises(LimamlError, match=message):
+                loop(batch)
+    padded = task_batch(np.random.default_rng(0))
+    padded["query"]["weight"][1, 1], padded["query"]["label"][1, 1] = 0.0, -1.0
+    assert 0 < model.train_on_batch(padded) < 10
+    regression = small_model()
+    regression.compile("sgd", "mse", run_eagerly=True)
+    regression.train_on_batch({**batch, "query": {**padded["query"], "label": 5 * np.ones([8, 3])}})
+
+
+def test_xla_which_has_no_errors_leaves_out_a_task_whose_label_is_out_of_range():
+    model, batch = small_model(Vanilla), task_batch(np.random.default_rng(0))
+    model.compile("sgd", jit_compile=True)
+    batch["query"]["weight"][1, 1], batch["query"]["label"][1, 1] = 1.0, -1.0
+    model.train_on_batch(batch)
+    assert int(model.dropped_tasks.value) == 1
 
 
 @pytest.mark.parametrize("name", ["inner_steps", "fine_tune_steps", "second_order_steps"])
 def test_numbers_of_steps_are_whole(built, name):
     with pytest.raises(ValueError, match=rf"{name} must be a whole number, received 1\.5"):
         setattr(built, name, 1.5)
+    with pytest.raises(ValueError, match=rf"{name} must be a whole number, received inf"):
+        setattr(built, name, np.inf)
+    assert getattr(LiMAML, name).name == name
     with pytest.raises(ValueError, match=r"embedding_dim must be a whole number, received 2\.5"):
         MLPMetaBlock((4,), 2.5)
+    with pytest.raises(ValueError, match="embedding_dim must be a number, received '8'"):
+        MLPMetaBlock((4,), "8")
 
 
 def test_predictions_in_half_precision_are_float32():

@@ -11,9 +11,12 @@ from small_models import small_model, task_batch, task_batches
 from toys import toy_schema, toy_statistics
 
 from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock, OffsetMetaBlock
+from tfrec_limaml.adaptation.inner_weights import DualKernel, LowRankKernel, SharedWeight
 from tfrec_limaml.blocks import DotProductGlobalBlock, FunctionalGlobalBlock
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import OTHER_ROW, SIDE
+from tfrec_limaml.models.adapted_tasks import AdaptedTasks
+from tfrec_limaml.models.finite_tasks import finite_adaptation
 from tfrec_limaml.schema.schema import Feature, Label
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.training.optimizer import make_optimizer
@@ -37,6 +40,55 @@ def test_gradients_that_overflow_change_no_weight_and_are_counted_beside_the_rea
         np.testing.assert_array_equal(variable.numpy(), value)
     assert loss > 0.1
     assert (int(model.dropped_tasks.value), int(model.skipped_steps.value)) == (0, 2)
+
+
+def _nan_to_zero(x):
+    """A ReLU as some CPUs compute it."""
+    return tf.where(x > 0, x, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("part", "column", "value"),
+    [
+        ("support", "meta", np.nan),
+        ("support", "other", np.nan),
+        ("query", "other", np.nan),
+        ("support", "label", np.nan),
+    ],
+)
+def test_a_bad_value_that_a_relu_hides_costs_its_task_and_no_other(part, column, value):
+    keras.utils.set_random_seed(1)
+    rows, embedding = keras.Input((2,), name="other"), keras.Input((2,), name="meta_embedding")
+    joined = keras.layers.Concatenate()([keras.layers.Dense(3, _nan_to_zero)(rows), embedding])
+    hidden = keras.layers.Dense(4, _nan_to_zero)(joined)
+    block = FunctionalGlobalBlock(keras.Model([rows, embedding], keras.layers.Dense(1)(hidden)))
+    model = LiMAML(MLPMetaBlock((4,), 2, activation=_nan_to_zero), block, inner_steps=1)
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+    batch = task_batch(np.random.default_rng(0))
+    samples = batch[part]
+    samples["weight"][2, 0] = batch["query"]["weight"][2, 0] = 1.0
+    (samples if column == "label" else samples["features"])[column][2, 0] = value
+    model.build({"meta": (None, 3), "other": (None, 2)})
+    before = [v.numpy() for v in model.trainable_variables]
+    with pytest.warns(UserWarning, match=r"left out 1 task with .*check the features and labels"):
+        model.fit(tf.data.Dataset.from_tensors(batch), verbose=0)
+    after = [v.numpy() for v in model.trainable_variables]
+    assert all(np.isfinite(v).all() for v in after)
+    assert any(np.any(a != b) for a, b in zip(after, before, strict=True))
+    assert (int(model.dropped_tasks.value), int(model.skipped_steps.value)) == (1, 0)
+
+
+def test_a_task_whose_adapted_weights_overflow_is_told_from_the_others():
+    values = np.ones([3, 2, 2], "float32")
+    values[1, 0, 0] = np.inf
+    bad = tf.constant(values)
+    dual = DualKernel(tf.ones([2, 2]), tf.ones([3, 2, 2]))
+    low_rank = LowRankKernel(tf.ones([2, 2]), tf.zeros([3, 2]))
+    low_rank.product(tf.ones([3, 2, 2]))
+    for weight in (bad, dual.descend(bad, 0.1), low_rank.descend(bad, 0.1)):
+        adapted = AdaptedTasks([weight, SharedWeight(tf.ones([2]), tf.constant(3))])
+        assert finite_adaptation(adapted, weights=True).numpy().tolist() == [True, False, True]
+    assert finite_adaptation(AdaptedTasks([bad]), weights=False).numpy()
 
 
 def _with_regularizer(penalty):

@@ -26,7 +26,7 @@ def samples(rng, size):
     }
 
 
-def model():
+def model(build=True):
     keras.utils.set_random_seed(5)
     built = LiMAML(
         MLPMetaBlock((4,), 2),
@@ -34,7 +34,8 @@ def model():
         inner_learning_rate=0.5,
         unadapted_loss_weight=0.5,
     )
-    built.build({"meta": (None, 3), "other": (None, 2)})
+    if build:
+        built.build({"meta": (None, 3), "other": (None, 2)})
     built.compile(keras.optimizers.SGD(0.5, global_clipnorm=0.1))
     return built
 
@@ -50,7 +51,7 @@ def main():
     start = alone.get_weights()
     alone.fit(dataset, epochs=2, verbose=0)
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-        together = model()
+        together = model(build=False)  # it is built outside the scope, by `fit`
     together.fit(dataset.unbatch().batch(TASKS), epochs=2, verbose=0)
     print(
         max(

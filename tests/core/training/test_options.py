@@ -66,7 +66,7 @@ def test_the_papers_recipe_takes_one_gradient_step_on_the_query_loss_alone():
         ({"inner_learning_rate": math.nan}, "inner_learning_rate must be at least 0, received nan"),
         ({"dropout": 1.0}, "dropout must be less than 1, received 1.0"),
         ({"prior_precision": 0.0}, "prior_precision must be positive, received 0.0"),
-        ({"prior_precision": 1e6}, "prior_precision must be between 0.00034 and 2981, received"),
+        ({"prior_precision": 1e6}, "prior_precision must be between 0.00034 and 2980, received"),
         ({"meta_units": (8, 0)}, r"meta_units must be at least 1 each, received \(8, 0\)"),
         ({"global_units": ()}, "global_units needs at least one width"),
         ({"global_units": (), "global_block": "dcn"}, "global_units needs at least one width"),

@@ -1,0 +1,81 @@
+"""Checks of a user's own blocks when a model is built: the features that they read, their shapes.
+
+Otherwise a wrong shape would be found late, or broadcast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.features import zero_row
+
+Shapes = Mapping[str, tuple[int | None, ...]]
+
+
+@contextlib.contextmanager
+def missing_features_named(block: keras.layers.Layer, shapes: Shapes) -> Iterator[None]:
+    """Turns a block's `KeyError` of a feature that does not exist into a `LimamlError`."""
+    try:
+        yield
+    except KeyError as error:
+        (name,) = error.args or (None,)
+        if not isinstance(name, str) or name in shapes:
+            raise
+        raise LimamlError(
+            f"block {block.name!r} ({type(block).__name__}) reads the feature {name!r}; there are "
+            f"{sorted(shapes)}"
+        ) from error
+
+
+def check_shapes(meta_block: MetaBlock, global_block: GlobalBlock, shapes: Shapes) -> None:
+    """Raises `LimamlError` if a block of a user's own gives another shape than it must.
+
+    Two rows of zeros run through the built blocks; those of this package are not checked.
+    """
+    width = meta_block.embedding_dim
+    with tf.init_scope():
+        rows = {name: tf.repeat(value, 2, 0) for name, value in zero_row(shapes).items()}
+        if _is_own(meta_block):
+            with missing_features_named(meta_block, shapes):
+                _check(meta_block, "call_encoded", meta_block(rows), {"N": 2, "D": width})
+                _check_adapted(meta_block, meta_block.encode_features(rows))
+        if _is_own(global_block):
+            with missing_features_named(global_block, shapes):
+                logits = global_block(rows, tf.zeros([2, width]))
+            _check(global_block, "head", logits, {"N": 2})
+
+
+def _check_adapted(block: MetaBlock, encoded: tf.Tensor) -> None:
+    """Checks the embeddings of three tasks of two rows."""
+    encoded = tf.nest.map_structure(lambda value: tf.stack([value] * 3), encoded)
+    encoded = block.read_support(encoded, (), causal=True)
+    try:
+        outputs = block.call_adapted(block.initial_weights(encoded), encoded)
+    except NotImplementedError:  # a block for `Vanilla` alone
+        return
+    _check(block, "call_adapted", outputs, {"T": 3, "S": 2, "D": block.embedding_dim})
+
+
+def _check(
+    block: keras.layers.Layer, method: str, outputs: tf.Tensor, axes: dict[str, int]
+) -> None:
+    expected = f"[{', '.join(axes)}]"
+    received = tuple(getattr(outputs, "shape", ()))
+    if received != tuple(axes.values()):
+        width = f", with D = {axes['D']} (embedding_dim)" if "D" in axes else ""
+        remedy = "; take [..., 0]" if received == (*axes.values(), 1) else ""
+        raise LimamlError(
+            f"{method} of the block {block.name!r} ({type(block).__name__}) must give the shape "
+            f"{expected}{width}; for {', '.join(f'{a} = {n}' for a, n in axes.items())} it gave "
+            f"{received}{remedy}"
+        )
+
+
+def _is_own(block: keras.layers.Layer) -> bool:
+    return not type(block).__module__.startswith("tfrec_limaml.")

@@ -104,8 +104,24 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append(line)
         if "diverged" in row:
             lines[-1] += f" seeds {row['diverged']} diverged and are left out"
+    lines += _served_unadapted(result["results"])
     lines += _slices([row for row in result["results"] if "auc_mean" in row])
     return "\n".join(lines)
+
+
+def _served_unadapted(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines that name the rivals whose adaptation was switched off on the validation rows."""
+    lines = []
+    for row in rows:
+        strengths = [s.get("adaptation_strength") for s in row.get("settings", ())]
+        if off := strengths.count(0.0):
+            runs = "in all runs" if off == len(strengths) else f"in {off} of {len(strengths)} runs"
+            lines += [
+                "",
+                f"{row['name']} does not adapt {runs}: adapting gained nothing on the validation "
+                "rows (adaptation strength 0).",
+            ]
+    return lines
 
 
 def _heading(result: Mapping[str, Any]) -> str:

@@ -107,6 +107,17 @@ def test_the_table_shows_slices_and_leaves_out_what_cannot_be_measured(result):
     assert len(widths) == 2  # two tables, each of one width
 
 
+def test_the_table_says_where_adaptation_was_switched_off(result):
+    vanilla, limaml, _ = result["results"]
+    vanilla["settings"] = [{"adaptation_strength": 1.0}] * 3
+    limaml["settings"] = [{"adaptation_strength": strength} for strength in (0.0, 0.5, 0.0)]
+    said = "limaml does not adapt in 2 of 3 runs: adapting gained nothing on the validation rows"
+    assert said in markdown(result)
+    assert "vanilla does not" not in markdown(result)
+    limaml["settings"] = [{"adaptation_strength": 0.0}]
+    assert "limaml does not adapt in all runs: " in markdown(result)
+
+
 def test_a_seed_that_diverged_stands_behind_its_line(result):
     result["results"][1]["diverged"] = [2]
     (line,) = [line for line in markdown(result).splitlines() if line.startswith("| limaml | 0.75")]

@@ -137,6 +137,8 @@ def _strings(feature: Feature, values: Any, filled: list[str]) -> bytes:
         raise RequestError(
             f"feature {feature.name!r} holds text that is not valid Unicode: {error}"
         ) from error
+    if feature.separator is not None:
+        items = [_joined(item, feature.separator) for item in items]
     unreadable = [
         item
         for item in items
@@ -154,6 +156,22 @@ def _strings(feature: Feature, values: Any, filled: list[str]) -> bytes:
     contents = [text.encode() if isinstance(text, str) else text for text in texts]
     content: bytes = wire.TensorProto(string_val=contents).SerializeToString()
     return content
+
+
+def _joined(item: Any, separator: str) -> Any:
+    """A list as text, as `limaml prepare` joins it; other values as they are.
+
+    Missing and empty values are left out. A list with a value that contains the separator is
+    missing: it would be split into other values.
+    """
+    simple = str | bytes | int | float | np.generic
+    if not isinstance(item, list | tuple | np.ndarray):
+        return item
+    if not all(isinstance(value, simple) or is_missing(value) for value in item):
+        return item
+    texts = [text.decode() if isinstance(text, bytes) else text for text in map(_text, item)]
+    nonempty = [text for text in texts if text]
+    return None if any(separator in text for text in nonempty) else separator.join(nonempty)
 
 
 def _text(item: Any) -> str | bytes | None:

@@ -59,6 +59,28 @@ def test_text_may_come_in_any_container(values):
     assert sent_column(text(), values).tolist() == [b"a", "é".encode()]
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [["new", "sale"], [], ["a|b", "c"], [None, "", "x"], None],
+        [["new"]],
+        [[1, 7], [3]],
+    ],
+)
+def test_lists_of_a_multi_valued_feature_become_what_task_records_hold(values):
+    feature = dataclasses.replace(text(fill_value="none"), separator="|")
+    records = as_feature(pa.array(values), feature)[0].to_pylist()
+    assert [value.decode() for value in sent_column(feature, values)] == records
+
+
+def test_a_list_is_refused_where_the_feature_has_one_value_and_in_a_list():
+    with pytest.raises(RequestError, match="needs text .string., received"):
+        sent_column(text(), [["a", "b"]])
+    feature = dataclasses.replace(text(), separator="|")
+    with pytest.raises(RequestError, match="needs text .string., received"):
+        sent_column(feature, [[["a"], "b"]])
+
+
 def test_bytes_that_are_no_text_arrive_as_they_are():
     assert sent_column(text(), [b"\xff", "a"]).tolist() == [b"\xff", b"a"]
 

@@ -74,10 +74,10 @@ def test_lists_of_a_multi_valued_feature_become_what_task_records_hold(values):
 
 
 def test_a_list_is_refused_where_the_feature_has_one_value_and_in_a_list():
-    with pytest.raises(RequestError, match="needs text .string., received"):
+    with pytest.raises(RequestError, match=r"needs text .string., received"):
         sent_column(text(), [["a", "b"]])
     feature = dataclasses.replace(text(), separator="|")
-    with pytest.raises(RequestError, match="needs text .string., received"):
+    with pytest.raises(RequestError, match=r"needs text .string., received"):
         sent_column(feature, [[["a"], "b"]])
 
 

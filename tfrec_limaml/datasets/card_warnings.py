@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tfrec_limaml.datasets.limits import (
+    FEW_TESTED,
     MAX_INVALID,
     MAX_SHARE_OF_TASK,
     MIN_TEST_TASKS,
@@ -98,11 +99,7 @@ def _of_tasks(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> I
         )
     tested = card.get("test_tasks", card["tasks"])
     if tested < MIN_TEST_TASKS:
-        yield (
-            f"{counted(tested, 'task is', 'tasks are')} tested, and results of fewer than "
-            f"{MIN_TEST_TASKS} have no intervals: use more rows, an earlier test_start or finer "
-            "tasks"
-        )
+        yield f"{counted(tested, 'task is', 'tasks are')} tested, and {FEW_TESTED}"
     keys = list(schema.tasks[schema.default_task])
     sizes = frame.groupby(keys, sort=False, observed=True).size()
     if len(sizes) and sizes.max() > MAX_SHARE_OF_TASK * len(frame):

@@ -8,5 +8,10 @@ WARN_MISSING = 0.1
 MAX_INVALID = 0.05
 #: Number of tested tasks from which results have intervals, as in `tfrec_limaml.evaluation`.
 MIN_TEST_TASKS = 30
+#: What to say of fewer tested tasks.
+FEW_TESTED = (
+    f"results of fewer than {MIN_TEST_TASKS} have no intervals: use more rows, an earlier "
+    "test_start or finer tasks"
+)
 #: Largest share of the rows that one task may have without a warning.
 MAX_SHARE_OF_TASK = 0.5

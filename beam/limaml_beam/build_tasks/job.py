@@ -131,10 +131,7 @@ def _finish(
     summary = SplitSummary(**report["summary"])
     data_card.check_splits(summary, settings)
     data_card.check_label(schema, summary, settings)
-    card = data_card.make_card(
-        schema, settings, rows, report["counts"], summary, report["sizes"], report["drift"]
-    )
-    card["warnings"] += data_card.low_coverage(schema, report["statistics"])
+    card = data_card.make_card(schema, settings, rows, summary, report)
     card["files"] = inputs.describe()
     report["statistics"]["quality"] = card["quality"]
     text = yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True)

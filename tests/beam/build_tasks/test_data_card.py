@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from limaml_beam.build_tasks import data_card
+from limaml_beam.build_tasks import card_warnings, data_card
 from limaml_beam.build_tasks.data_card import describe_sizes
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary
@@ -44,7 +44,7 @@ def test_quantiles_of_counted_sizes_are_those_of_the_sizes():
     ],
 )
 def test_training_rows_that_no_record_holds_are_a_warning_with_the_remedy(rows, sizes, said):
-    lines = data_card.unused_rows({"train": {"rows": rows}}, {"user": {"train": sizes}}, 100)
+    lines = card_warnings.unused_rows({"train": {"rows": rows}}, {"user": {"train": sizes}}, 100)
     if said is None:
         assert lines == []
     else:
@@ -68,12 +68,12 @@ def test_a_split_of_one_class_is_a_warning(shop_schema, rates, rows, said):
         name: {"rows": n, "label_rate": rate}
         for name, n, rate in zip(names, rows, rates, strict=True)
     }
-    lines = data_card.one_class(shop_schema, splits)
+    lines = card_warnings.one_class(shop_schema, splits)
     assert len(lines) == len(said)
     assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
     assert all(line.endswith("choose other split dates") for line in lines)
     stars = shop_schema.replace(label=Label(name=shop_schema.label.name, kind="regression"))
-    assert data_card.one_class(stars, splits) == []
+    assert card_warnings.one_class(stars, splits) == []
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_label_with_one_value_in_all_splits_is_refused(shop_schema, labels, re
 
 def test_few_tested_tasks_are_a_warning():
     sizes = {name: {"test": {"tasks": n}} for name, n in (("one", 1), ("few", 29), ("enough", 30))}
-    assert [line.split(",")[0] for line in data_card.few_tested({**sizes, "daily": {}})] == [
+    assert [line.split(",")[0] for line in card_warnings.few_tested({**sizes, "daily": {}})] == [
         "1 task of 'one' is tested",
         "29 tasks of 'few' are tested",
     ]
@@ -111,7 +111,7 @@ def test_few_tested_tasks_are_a_warning():
 def test_a_vocabulary_that_lacks_many_values_is_a_warning(shop_schema, share, warned):
     features = {"kind": {"vocabulary": ["a", "b"], "counts": [share - 1, 1]}}
     features["tags"] = {"vocabulary": ["x"], "counts": [1]}  # multi-valued: not counted by row
-    lines = data_card.low_coverage(shop_schema, {"rows": 100, "features": features})
+    lines = card_warnings.low_coverage(shop_schema, {"rows": 100, "features": features})
     assert len(lines) == warned
     if warned:
         assert lines[0].startswith("21% of the training rows have a value of kind that is not in ")

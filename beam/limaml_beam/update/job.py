@@ -42,7 +42,8 @@ from limaml_beam.update.merging import merge_rows, recent_records, without_erase
 from limaml_beam.update.messages import Message
 from limaml_beam.update.new_rows import NewRows, read_messages, read_new
 from limaml_beam.update.plan import read_plan
-from limaml_beam.update.state import UpdateState, prefix_of, state_folder
+from limaml_beam.update.state import UpdateState, state_folder
+from limaml_beam.update.state_entries import prefix_of
 from limaml_beam.update.turn_offsets import TurnOffsets, current_generation
 from tfrec_limaml.datasets.text_format import text_format
 from tfrec_limaml.errors import LimamlError, NotCurrentError

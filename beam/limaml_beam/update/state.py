@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,6 +23,17 @@ import pyarrow as pa
 
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, TIME
+from limaml_beam.update.state_entries import (
+    LEAVING,
+    SCHEMA,
+    is_task,
+    leaving,
+    prefix_of,
+    schema_key,
+    time_key,
+    turn_entries,
+    turn_key,
+)
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.store.erasure import key_digest
 from tfrec_limaml.store.lmdb_environment import reserve_lock_file
@@ -31,12 +42,7 @@ from tfrec_limaml.store.lmdb_environment import reserve_lock_file
 Offset: TypeAlias = npt.NDArray[np.float32]
 
 _MAP_BYTES = 1 << 40  # address space, not disk space
-#: First bytes of entries that are not tasks: not UTF-8, so that no task key begins with them. The
-#: first is followed by the prefix of a definition's keys, the second by a time and a key's digest,
-#: the third by a turn and a key's digest.
-_SCHEMA, _LEAVING, _TURN = b"\xff", b"\xfe", b"\xfd"
 _REWRITTEN = "rewritten-"  # folders of environments that are to replace this one
-_LOWEST = 1 << 63  # times are written as the difference to the lowest one, so that they sort
 
 
 def state_folder(work: Path) -> Path:
@@ -112,15 +118,15 @@ class UpdateState:
                 ):
                     transaction.drop(self._environment.open_db(txn=transaction), delete=False)
                 for prefix, schema in schemas.items():
-                    transaction.put(_schema_key(prefix), schema.serialize().to_pybytes())
-                for entry, _ in list(_leaving(transaction, window_start)):
+                    transaction.put(schema_key(prefix), schema.serialize().to_pybytes())
+                for entry, _ in list(leaving(transaction, window_start)):
                     transaction.delete(entry)
                 for prefix, table in tables.items():
                     for key, batch in _by_task(table):
                         _put(transaction, f"{prefix}{key}".encode(), batch, window_start)
                 for turn, offsets in (turns or {}).items():
                     for key, offset in offsets.items():
-                        transaction.put(_turn_key(turn, key.encode()), offset.tobytes())
+                        transaction.put(turn_key(turn, key.encode()), offset.tobytes())
         except lmdb.Error as error:
             raise LimamlError(
                 f"cannot write the state of updates {self._folder}: {error}"
@@ -132,7 +138,7 @@ class UpdateState:
         The row was in the window then, and is before it now.
         """
         with self._environment.begin() as transaction:
-            due_keys = dict.fromkeys(key for _, key in _leaving(transaction, window_start))
+            due_keys = dict.fromkeys(key for _, key in leaving(transaction, window_start))
             return [key.decode() for key in due_keys if transaction.get(key) is not None]
 
     def turn(self, turn: int, keys: Sequence[str]) -> dict[str, Offset]:
@@ -141,7 +147,7 @@ class UpdateState:
         Tasks without an offset are left out.
         """
         with self._environment.begin() as transaction:
-            values = ((key, transaction.get(_turn_key(turn, key.encode()))) for key in keys)
+            values = ((key, transaction.get(turn_key(turn, key.encode()))) for key in keys)
             return {key: np.frombuffer(v, np.float32) for key, v in values if v is not None}
 
     def tasks(self, prefix: str = "") -> dict[str, pa.RecordBatch]:
@@ -153,7 +159,7 @@ class UpdateState:
                     pa.py_buffer(value), schema
                 )
                 for key, value in transaction.cursor()
-                if _is_task(key) and prefix_of(key.decode()) == prefix
+                if is_task(key) and prefix_of(key.decode()) == prefix
             }
 
     def remove(self, keys: Sequence[str]) -> None:
@@ -162,16 +168,16 @@ class UpdateState:
         with self._environment.begin(write=True) as transaction:
             for key in keys:
                 transaction.delete(key.encode())
-            for entry in _turn_entries(transaction, digests):
+            for entry in turn_entries(transaction, digests):
                 transaction.delete(entry)
 
     def prefixes(self) -> list[str]:
         """The key prefixes of the definitions that have rows here."""
         with self._environment.begin() as transaction:
             cursor = transaction.cursor()
-            any_schema = cursor.set_range(_SCHEMA)
+            any_schema = cursor.set_range(SCHEMA)
             keys = [key for key, _ in cursor] if any_schema else []
-        return [key.removeprefix(_SCHEMA).decode() for key in keys]
+        return [key.removeprefix(SCHEMA).decode() for key in keys]
 
     def rewrite(self, replacements: Mapping[str, pa.RecordBatch | None]) -> None:
         """Replaces the rows of some tasks with others or none, by their keys in a store.
@@ -185,16 +191,16 @@ class UpdateState:
             target = lmdb.open(temporary, map_size=_MAP_BYTES)
             with self._environment.begin() as reading, target.begin(write=True) as writing:
                 schemas = {prefix: _schema_of(reading, prefix) for prefix in self.prefixes()}
-                excluded = erased | set(_turn_entries(reading, digests))
+                excluded = erased | set(turn_entries(reading, digests))
                 for key, value in reading.cursor():
-                    task = value if key.startswith(_LEAVING) else key
+                    task = value if key.startswith(LEAVING) else key
                     if key in excluded or task in erased or reading.get(task) is None:
                         continue
-                    if _is_task(key):  # encoded again: earlier versions kept neighbours' bytes
-                        schema = schemas[prefix_of(key.decode())]
-                        rows = batches.get(key) or pa.ipc.read_record_batch(
-                            pa.py_buffer(value), schema
-                        )
+                    if is_task(key):  # encoded again: earlier versions kept neighbours' bytes
+                        rows = batches.get(key)
+                        if rows is None:
+                            schema = schemas[prefix_of(key.decode())]
+                            rows = pa.ipc.read_record_batch(pa.py_buffer(value), schema)
                         value = _encoded(rows)
                     writing.put(key, value)
             target.sync(True)
@@ -232,37 +238,7 @@ def _put(transaction: Any, key: bytes, batch: pa.RecordBatch, window_start: int)
     times = columnar.to_numpy(batch[TIME])
     times = times[times >= window_start]
     if len(times):
-        transaction.put(_time_key(int(times.min())) + key_digest(key), key)
-
-
-def _turn_key(turn: int, key: bytes) -> bytes:
-    return _TURN + bytes([turn]) + key_digest(key)
-
-
-def _turn_entries(transaction: Any, digests: Collection[bytes]) -> list[bytes]:
-    """Entries of earlier turns, of tasks with these digests."""
-    cursor, entries = transaction.cursor(), []
-    if digests and cursor.set_range(_TURN):
-        for entry, _ in cursor:
-            if not entry.startswith(_TURN):
-                break
-            if entry[len(_TURN) + 1 :] in digests:
-                entries.append(entry)
-    return entries
-
-
-def _time_key(time: int) -> bytes:
-    return _LEAVING + min(max(time + _LOWEST, 0), 2 * _LOWEST - 1).to_bytes(8, "big")
-
-
-def _leaving(transaction: Any, window_start: int) -> Iterator[tuple[bytes, bytes]]:
-    """Entries of rows before a time, with the keys of their tasks."""
-    cursor, end = transaction.cursor(), _time_key(window_start)
-    if cursor.set_range(_LEAVING):
-        for entry, key in cursor:
-            if entry >= end:
-                return
-            yield entry, key
+        transaction.put(time_key(int(times.min())) + key_digest(key), key)
 
 
 def _by_task(table: pa.Table) -> Iterator[tuple[str, pa.RecordBatch]]:
@@ -276,19 +252,6 @@ def _by_task(table: pa.Table) -> Iterator[tuple[str, pa.RecordBatch]]:
         yield key, batch.slice(start, stop - start)
 
 
-def _is_task(key: bytes) -> bool:
-    return not key.startswith((_SCHEMA, _LEAVING, _TURN))
-
-
-def prefix_of(key: str) -> str:
-    """The prefix of the keys of a task's definition in a store; see `joint_key_prefix`."""
-    return "|".join([*key.split("|", 2)[:2], ""]) if key.startswith("%|") else ""
-
-
-def _schema_key(prefix: str) -> bytes:
-    return _SCHEMA + prefix.encode()
-
-
 def _schema_of(transaction: Any, prefix: str) -> pa.Schema | None:
-    content = transaction.get(_schema_key(prefix))
+    content = transaction.get(schema_key(prefix))
     return None if content is None else pa.ipc.read_schema(pa.py_buffer(content))

@@ -48,26 +48,27 @@ def _nan_to_zero(x):
 
 
 @pytest.mark.parametrize(
-    ("part", "column", "value"),
+    ("part", "column", "loss"),
     [
-        ("support", "meta", np.nan),
-        ("support", "other", np.nan),
-        ("query", "other", np.nan),
-        ("support", "label", np.nan),
+        ("support", "meta", "binary_crossentropy"),
+        ("support", "other", "binary_crossentropy"),
+        ("query", "other", "binary_crossentropy"),
+        ("support", "label", "binary_crossentropy"),
+        ("support", "label", "mse"),  # which has no range of labels: the adaptation tells
     ],
 )
-def test_a_bad_value_that_a_relu_hides_costs_its_task_and_no_other(part, column, value):
+def test_a_bad_value_that_a_relu_hides_costs_its_task_and_no_other(part, column, loss):
     keras.utils.set_random_seed(1)
     rows, embedding = keras.Input((2,), name="other"), keras.Input((2,), name="meta_embedding")
     joined = keras.layers.Concatenate()([keras.layers.Dense(3, _nan_to_zero)(rows), embedding])
     hidden = keras.layers.Dense(4, _nan_to_zero)(joined)
     block = FunctionalGlobalBlock(keras.Model([rows, embedding], keras.layers.Dense(1)(hidden)))
     model = LiMAML(MLPMetaBlock((4,), 2, activation=_nan_to_zero), block, inner_steps=1)
-    model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+    model.compile(keras.optimizers.SGD(0.1), loss=loss, run_eagerly=True)
     batch = task_batch(np.random.default_rng(0))
     samples = batch[part]
     samples["weight"][2, 0] = batch["query"]["weight"][2, 0] = 1.0
-    (samples if column == "label" else samples["features"])[column][2, 0] = value
+    (samples if column == "label" else samples["features"])[column][2, 0] = np.nan
     model.build({"meta": (None, 3), "other": (None, 2)})
     before = [v.numpy() for v in model.trainable_variables]
     with pytest.warns(UserWarning, match=r"left out 1 task with .*check the features and labels"):

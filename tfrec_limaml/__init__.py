@@ -1,6 +1,8 @@
 """Personalise deep recommender models with LiMAML (KDD 2024).
 
 The names below are loaded on first use, so that ``import tfrec_limaml`` does not import TensorFlow.
+If Keras is imported already, the classes of this package are registered with it at once, so that
+``keras.saving.load_model`` finds them.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -95,3 +98,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
+
+
+if "keras" in sys.modules:
+    importlib.import_module("tfrec_limaml.models")

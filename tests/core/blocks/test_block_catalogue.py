@@ -43,8 +43,7 @@ LOAD = """
 import json, sys
 import keras
 import numpy as np
-from tfrec_limaml import LiMAML
-from tfrec_limaml.training.model_options import ModelOptions
+import tfrec_limaml
 folder = sys.argv[1]
 rows = {name: value for name, value in np.load(folder + "/rows.npz").items()}
 found = {name: keras.saving.load_model(f"{folder}/{name}.keras")(rows).numpy().tolist() for name in json.loads(sys.argv[2])}
@@ -98,7 +97,7 @@ def test_the_command_line_offers_every_block():
     assert set(model_options.GLOBAL_BLOCK_NAMES) == set(GLOBAL_BLOCKS)
 
 
-def test_every_block_scores_the_same_in_a_fresh_process(
+def test_every_block_scores_the_same_in_a_fresh_process_that_imports_the_package(
     trained, make_model, make_samples, tmp_path
 ):
     models = {

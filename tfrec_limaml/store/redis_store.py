@@ -43,9 +43,9 @@ from tfrec_limaml.store.redis_connection import (
     SENTINEL_PASSWORD,
     TLS_OPTIONS,
     connect,
-    readable,
     secret_of,
 )
+from tfrec_limaml.store.redis_errors import readable
 from tfrec_limaml.store.redis_overlay_reader import RedisOverlayReader
 from tfrec_limaml.store.redis_query import RedisQuery
 from tfrec_limaml.store.redis_writer import RedisWriter
@@ -293,5 +293,5 @@ class RedisStore:
         self.client.close()
 
     def errors(self) -> contextlib.AbstractContextManager[None]:
-        """Converts the client's errors to `StoreError`; see `redis_connection.readable`."""
+        """Converts the client's errors to `StoreError`; see `redis_errors.readable`."""
         return readable(self._url, self._secrets)

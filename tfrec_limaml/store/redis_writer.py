@@ -15,7 +15,7 @@ from tfrec_limaml.store.base import EventTimes, Generation, Matrix
 from tfrec_limaml.store.erasure import ErasedFilter
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.redis_catalog import FIELDS_PER_COMMAND, RedisCatalog
-from tfrec_limaml.store.redis_connection import ERRORS
+from tfrec_limaml.store.redis_errors import ERRORS
 from tfrec_limaml.store.redis_overlay import check_tombstones
 from tfrec_limaml.store.single_use import SingleUse
 

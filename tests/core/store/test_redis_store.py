@@ -51,7 +51,7 @@ def test_a_full_server_can_be_pruned(own_server):
     rows = 20_000
     names = [write(store, value, rows).identifier for value in (1, 2)]
     store.client.config_set("maxmemory", store.client.info("memory")["used_memory"] - 500_000)
-    with pytest.raises(StoreError, match="used memory"):
+    with pytest.raises(StoreError, match=r"used memory.*raise maxmemory, or free a gen"):
         write(store, 3, rows)
     assert store.prune(1, 1, 0.0) == names[:1]
     assert [generation.identifier for generation in store.generations(1)] == names[1:]
@@ -133,7 +133,7 @@ def test_keys_and_vectors_of_members_stay_out_of_error_messages(own_server):
         lambda: store.upsert(1, generation, ["member-17"], vector, [1]),
         lambda: writer.put(["member-17"], vector),
     ):
-        with pytest.raises(StoreError, match="read only replica") as caught:
+        with pytest.raises(StoreError, match=r"read only replica.*address of the master") as caught:
             use()
         assert "member" not in str(caught.value)
         assert "pipeline" not in str(caught.value)

@@ -250,18 +250,21 @@ class EmbeddingStore(Protocol):
     def generations(self, model_version: int | None = None) -> list[Generation]:
         """All generations, oldest first."""
 
-    def rollback(self, model_version: int, identifier: str | None = None) -> Generation:
+    def rollback(
+        self, model_version: int, identifier: str | None = None, expected: str | None = None
+    ) -> Generation:
         """Makes another published generation current.
 
-        By default it is the newest one before the current one that is not condemned.
+        By default it is the newest one before the current one that is not condemned. Nothing is
+        done if the current one is not the `expected` one, if that is given.
 
         Returning to an earlier generation condemns the one that was current; the given one is no
         longer condemned. The overlays of both are dropped.
 
         Raises:
             StoreError: There is no such generation, or none before the current one; its data are
-                gone; another process changed the generations meanwhile; or the store cannot be
-                written.
+                gone; another process changed the generations meanwhile, or the current one is not
+                `expected`; or the store cannot be written.
         """
 
     def condemn(self, model_version: int, identifier: str) -> Generation:

@@ -245,10 +245,13 @@ class RedisStore:
                 result += self.catalog.describe(*self.catalog.records_and_current(version))
             return result
 
-    def rollback(self, model_version: int, identifier: str | None = None) -> Generation:
+    def rollback(
+        self, model_version: int, identifier: str | None = None, expected: str | None = None
+    ) -> Generation:
         """See `EmbeddingStore.rollback`."""
         with self.errors():
             records, current = self.catalog.records_and_current(model_version)
+            generation_rules.check_expected(current, expected, model_version)
             target = generation_rules.rollback_target(records, current, identifier, model_version)
             ttl_ms = self.client.pttl(self.catalog.data_key(model_version, target.identifier))
             if ttl_ms == -2:  # no such key

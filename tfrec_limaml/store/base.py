@@ -226,13 +226,14 @@ class EmbeddingStore(Protocol):
         """Removes task keys from every generation and overlay of every model version.
 
         Also removes the keys of nested definitions that begin with them. The keys stay out of the
-        store permanently.
-
-        Readers answer "not found" from the first step on. If a call is killed, another call with
-        the same keys completes it.
+        store permanently. Readers answer "not found" from the first step on. If a call is killed,
+        another call with the same keys completes it.
 
         Returns:
             Where keys were removed.
+
+        Raises:
+            UnconfirmedErasureError: The keys are erased, but no replica has confirmed it.
         """
 
     def search(self, keys: Sequence[str]) -> list[Place]:

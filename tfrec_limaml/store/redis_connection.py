@@ -12,7 +12,7 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store.secrets import masked
@@ -126,6 +126,21 @@ def _client(
         # The client itself opens database 0 for a name, and others for several numbers.
         _database(parts.path.removeprefix("/"))
     return redis.Redis.from_url(url, **{**options, "password": secret_of(url) or None})
+
+
+def node_of(client: Any, key: str) -> Any:
+    """The client of the server that holds a key: of a node in a cluster, else the client itself."""
+    if not isinstance(client, _OnFirstUse):
+        return client
+    return client.get_redis_connection(client.get_node_from_key(key))
+
+
+def sentinels_of(client: Any) -> tuple[str, list[Any]]:
+    """The name of a client's service, and the clients of its sentinels; none without Sentinel."""
+    pool = None if isinstance(client, _OnFirstUse) else client.connection_pool
+    if not isinstance(pool, SentinelConnectionPool):
+        return "", []
+    return pool.service_name, pool.sentinel_manager.sentinels
 
 
 def secret_of(url: str) -> str:

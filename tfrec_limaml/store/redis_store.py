@@ -10,11 +10,11 @@ Keys, below a prefix (``limaml`` by default)::
     <prefix>:<version>:overlay:<identifier>:<token>:keys    list of these task keys
     <prefix>:versions                        set of model versions
     <prefix>:erased, <prefix>:erasing        sets of all tombstones, and of unfinished erasures
+    <prefix>:marker                          written at the end of an erasure, for replicas
 
 One HMGET reads one hash, hence one generation; one round trip reads the pointer and the values of
-the generation that was current at the last read.
-Every data hash expires: an abandoned one after a day, a published one after ``ttl``, together with
-the pointer to it.
+the generation that was current at the last read. Every data hash expires: an abandoned one after a
+day, a published one after ``ttl``, together with the pointer to it.
 
 In a Redis Cluster all keys of a store have one hash tag, ``{<prefix>}``, and so share one slot:
 only then can they change together.

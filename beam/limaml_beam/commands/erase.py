@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from tfrec_limaml.cli import Command
+from tfrec_limaml.cli import Command, say
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.wording import counted
 
@@ -26,8 +26,8 @@ outputs.yaml is a list:
   - runs/tasks
 
 exit code 0: erased, or with --verify absent everywhere; 1: --verify found a key; 2: a place cannot
-be reached or read, or a store holds no generation. What remains (the weights of trained models):
-docs/erasure.md.
+be reached or read, a store holds no generation, or no replica of Redis has confirmed the erasure.
+What remains (the weights of trained models): docs/erasure.md.
 """
 
 
@@ -84,10 +84,19 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         show_keys=arguments.show_keys,
     )
     try:
-        return (verify if arguments.verify else erase)(settings)
+        result = (verify if arguments.verify else erase)(settings)
     finally:
         for _, store in stores:
             store.close()
+    for each in result.get("unconfirmed", ()):
+        say(f"limaml: error: {each['store']}: {each['reason']}")
+    return result
+
+
+def _exit_code(result: dict[str, Any]) -> int:
+    if result.get("unconfirmed"):
+        return 2
+    return 1 if result.get("found") else 0
 
 
 def _keys(arguments: argparse.Namespace) -> list[str]:
@@ -138,5 +147,5 @@ COMMAND = Command(
     add_arguments=add_arguments,
     run=run,
     render=render,
-    exit_code=lambda result: 1 if result.get("found") else 0,
+    exit_code=_exit_code,
 )

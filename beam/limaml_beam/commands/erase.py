@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from tfrec_limaml.cli import Command, say
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.wording import counted
+
+#: Number of keys found nowhere that the text names.
+_SHOWN_KEYS = 5
 
 DESCRIPTION = """\
 Erases members: readers of the stores answer "not found" at once, every generation and overlay is
@@ -132,13 +136,19 @@ def render(result: dict[str, Any]) -> str:
         )
         for place in places
     ]
-    missing = result.get("found_nowhere", ())
-    if places and missing:
-        lines.append(f"found nowhere, are they spelt right? {', '.join(map(repr, missing))}")
     lines += [f"not searched: {path}" for path in result["not_searched"]]
     if not places:
         lines.append("found nowhere" if verified else "nothing to remove")
+    if missing := result.get("found_nowhere"):
+        lines.append(f"{_listed(missing)}: found nowhere (misspelt, or erased earlier)")
     return "\n".join(lines)
+
+
+def _listed(keys: Sequence[str]) -> str:
+    """The first keys, and the number of the others."""
+    shown = ", ".join(map(repr, keys[:_SHOWN_KEYS]))
+    others = len(keys) - _SHOWN_KEYS
+    return f"{shown} and {counted(others, 'other')}" if others > 0 else shown
 
 
 COMMAND = Command(

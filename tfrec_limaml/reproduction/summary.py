@@ -11,7 +11,7 @@ import numpy as np
 from tfrec_limaml.arrays import Mask
 from tfrec_limaml.comparison.rivals import Data
 from tfrec_limaml.comparison.rows import Rows
-from tfrec_limaml.comparison.summary import paired_gain
+from tfrec_limaml.comparison.summary import paired_gain, same_seeds
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.cohorts import PAPER_BOUND
 from tfrec_limaml.evaluation.metrics import auc
@@ -108,7 +108,8 @@ def _gain(
         for a, b in zip(line_part, base_part, strict=True)
     ]
     reference_auc = float(np.mean([b for _, b in values]))
-    gain = {k: 100 * v / reference_auc for k, v in paired_gain(line_part, base_part, part).items()}
+    gains = paired_gain(same_seeds(line_part, base_part), part)
+    gain = {name: 100 * value / reference_auc for name, value in gains.items()}
     return {
         "rows": int(mask.sum()),
         "tasks": len(np.unique(part.task)),

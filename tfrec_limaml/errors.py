@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class LimamlError(ValueError):
     """An error that the user can fix: invalid arguments, invalid data, mismatched artefacts.
@@ -29,3 +32,16 @@ class NotCurrentError(StoreError):
 
 class ErasedMeanwhileError(StoreError):
     """Keys were erased while a generation that may contain them was written; write it again."""
+
+
+class UnconfirmedErasureError(StoreError):
+    """Keys were erased from a store, but may come back: no replica has confirmed the erasure.
+
+    Args:
+        message: What is missing.
+        places: Where keys were removed (`tfrec_limaml.store.Place`).
+    """
+
+    def __init__(self, message: str, places: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.places = list(places)

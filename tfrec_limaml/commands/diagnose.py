@@ -51,8 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--epochs",
         type=at_least(1),
         metavar="N",
-        default=TrainOptions().epochs,
-        help="maximum number of epochs of the plain network (default: %(default)s)",
+        help="maximum number of epochs of the plain network (default: that of `limaml train`)",
     )
     parser.add_argument(
         "--seed",

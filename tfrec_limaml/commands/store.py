@@ -112,10 +112,10 @@ def _show(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any
 def _rollback(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any]:
     version = _version(store, arguments)
     previous = store.current(version)
-    current = store.rollback(version, arguments.generation)
-    states = {g.identifier: g.state for g in store.generations(version)}
     was = None if previous is None else previous.identifier
-    condemned = was is not None and states.get(was) == "condemned"
+    # Another operator may have rolled back meanwhile: a second step back would condemn a good one.
+    current = store.rollback(version, arguments.generation, expected=was)
+    condemned = was is not None and was > current.identifier
     return {"current": _as_dict(current), "condemned": was if condemned else None}
 
 
@@ -127,9 +127,17 @@ def _condemn(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, 
 
 def _prune(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any]:
     version = _version(store, arguments)
+    known = store.generations(version)
+    # Also without a generation: remains of dead writers go.
+    removed = store.prune(version, arguments.keep, arguments.grace_seconds)
+    if not known:
+        raise StoreError(
+            f"no generation of model version {version} to prune; the store holds generations of "
+            f"{_versions(store) or 'no version'}"
+        )
     return {
         "model_version": version,
-        "removed": store.prune(version, arguments.keep, arguments.grace_seconds),
+        "removed": removed,
         "left": [generation.identifier for generation in store.generations(version)],
     }
 
@@ -146,7 +154,7 @@ _ACTIONS: dict[str, Callable[[EmbeddingStore, argparse.Namespace], dict[str, Any
 def _version(store: EmbeddingStore, arguments: argparse.Namespace) -> int:
     if arguments.model_version is not None:
         return int(arguments.model_version)
-    versions = sorted({generation.model_version for generation in store.generations()})
+    versions = _versions(store)
     if not versions:
         raise StoreError(
             f"the store {masked(arguments.store)} holds no generation; check the address, or "
@@ -155,6 +163,11 @@ def _version(store: EmbeddingStore, arguments: argparse.Namespace) -> int:
     if len(versions) > 1:
         raise LimamlError(f"--model-version is missing: the store holds generations of {versions}")
     return versions[0]
+
+
+def _versions(store: EmbeddingStore) -> list[int]:
+    """The model versions with a generation."""
+    return sorted({generation.model_version for generation in store.generations()})
 
 
 def _generation(store: EmbeddingStore, version: int, identifier: str) -> Generation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import sys
 import warnings
@@ -15,12 +16,13 @@ from tfrec_limaml.cli import Command
 from tfrec_limaml.commands.train_arguments import add_arguments, options_from
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
+from tfrec_limaml.training.cluster import WORKER_TIMEOUT
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.wording import counted
 
 _DESCRIPTION = """\
-Trains a model on the task records that `limaml prepare` wrote, with early stopping on validation
-AUC (after fine-tuning, where the algorithm adapts), and writes RUN/<algorithm>.keras with its
+Trains a model on the task records that `limaml prepare` wrote, with early stopping on the mean of
+the validation AUCs with and without adaptation, and writes RUN/<algorithm>.keras with its
 learning curve RUN/<algorithm>.training.json.
 
 example:
@@ -28,6 +30,14 @@ example:
   limaml train runs/tasks --output runs/model --algorithm vanilla      # the reference
 next: limaml evaluate runs/tasks --run runs/model
 """
+
+
+#: Scores of several models in a result, and what these differ by.
+_CHOICES = {
+    "val_auc_by_prior_precision": "initial prior precision",
+    "val_score_by_id_embeddings": "ID embeddings",
+    "val_score_by_projection_shrinkage": "shrinkage of the projection",
+}
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -55,7 +65,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     checkpoints = _checkpoints(args, workers.is_chief)
     callbacks = []
     if workers.is_chief:
-        callbacks = [_progress(args.algorithm, options.epochs), *_tensorboard(args)]
+        callbacks = [_progress(args.algorithm), *_tensorboard(args)]
     trained = train(
         args.tasks,
         options,
@@ -64,7 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         callbacks=callbacks,
         checkpoints=checkpoints,
         strategy=workers.strategy,
-        worker_timeout=args.worker_timeout,
+        worker_timeout=args.worker_timeout or WORKER_TIMEOUT,
     )
     result = trained.result | {"model": str(path)}
     if workers.is_chief:
@@ -110,9 +120,14 @@ def _write(path: Path, model: Any, result: dict[str, Any]) -> None:
 def _workers(args: argparse.Namespace) -> Any:
     from tfrec_limaml.training.distribution import Workers, make_strategy
 
+    timeout = args.worker_timeout
+    if timeout is not None and args.distribute != "multi-worker":
+        raise LimamlError("--worker-timeout needs --distribute multi-worker; leave it out")
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise LimamlError(f"--worker-timeout must be a positive number, received {timeout}")
     if args.distribute is None:
         return Workers()
-    return Workers.of(make_strategy(args.distribute, args.worker_timeout))
+    return Workers.of(make_strategy(args.distribute, timeout or WORKER_TIMEOUT))
 
 
 def _checkpoints(args: argparse.Namespace, is_chief: bool) -> Any:
@@ -148,9 +163,16 @@ def _render(result: dict[str, Any]) -> str:
     best += _as_served(result)
     return (
         f"{result['algorithm']}: {counted(result['epochs'], 'epoch')} in "
-        f"{result['seconds']:.0f} s, {best}; "
+        f"{result['seconds']:.0f} s{_all_models(result)}, {best}; "
         f"model at {result['model']}" + _losses(result) + _validation_choices(result)
     )
+
+
+def _all_models(result: dict[str, Any]) -> str:
+    """The time of all models, if several were trained of which one is kept."""
+    if not any(name in result for name in _CHOICES):
+        return ""
+    return f" ({result['total_seconds']:.0f} s for all models that were tried)"
 
 
 def _as_served(result: dict[str, Any]) -> str:
@@ -183,15 +205,10 @@ def _strength(result: dict[str, Any]) -> str:
 
 def _validation_choices(result: dict[str, Any]) -> str:
     """The options that were chosen by validation, and the score of each choice."""
-    names = {
-        "val_auc_by_prior_precision": "initial prior precision",
-        "val_score_by_id_embeddings": "ID embeddings",
-        "val_score_by_projection_shrinkage": "shrinkage of the projection",
-    }
     lines = [
         f"\ntried on the validation tasks, {title}: "
         + ", ".join(f"{choice} {score:.4f}" for choice, score in result[name].items())
-        for name, title in names.items()
+        for name, title in _CHOICES.items()
         if name in result
     ]
     return "".join(lines)
@@ -217,7 +234,7 @@ def _tensorboard(args: argparse.Namespace) -> list[Any]:
     return callbacks
 
 
-def _progress(name: str, epochs: int) -> Any:
+def _progress(name: str) -> Any:
     """A Keras callback: a bar per epoch on stderr, then a line with its results.
 
     `train` may fit several models, of which it keeps one.
@@ -233,10 +250,10 @@ def _progress(name: str, epochs: int) -> Any:
             self.name = name if self.trained == 1 else f"{name}, model {self.trained},"
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            total = (self.params or {}).get("steps")
+            self.title = f"{self.name} epoch {epoch + 1}/{self.params['epochs']}"
             self.bar = tqdm(
-                total=total,
-                desc=f"{self.name} epoch {epoch + 1}/{epochs}",
+                total=self.params["steps"],
+                desc=self.title,
                 unit="batch",
                 file=sys.stderr,
                 leave=False,
@@ -249,7 +266,7 @@ def _progress(name: str, epochs: int) -> Any:
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             self.bar.close()
             text = "  ".join(f"{key} {value:.4f}" for key, value in (logs or {}).items())
-            tqdm.write(f"{self.name} epoch {epoch + 1}/{epochs}  {text}", file=sys.stderr)
+            tqdm.write(f"{self.title}  {text}", file=sys.stderr)
 
     return EpochBar()
 

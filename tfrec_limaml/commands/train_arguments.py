@@ -7,15 +7,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from tfrec_limaml.choices import ADAPTATIONS, PRIORS, SUPPORT_REDUCTIONS
 from tfrec_limaml.commands.arguments import output_folder
 from tfrec_limaml.commands.train_checks import check_read
-from tfrec_limaml.commands.train_values import adder, fraction, widths
-from tfrec_limaml.training.model_options import (
-    GLOBAL_BLOCK_NAMES,
-    META_BLOCK_NAMES,
-    ModelOptions,
+from tfrec_limaml.commands.train_model_arguments import (
+    add_adaptation,
+    add_gradient_steps,
+    add_network,
 )
+from tfrec_limaml.commands.train_values import adder, fraction
+from tfrec_limaml.training.cluster import WORKER_TIMEOUT
+from tfrec_limaml.training.model_options import ModelOptions
 from tfrec_limaml.training.options import ALGORITHMS, TrainOptions, recipe
 
 
@@ -47,9 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_definitions(parser)
     _add_training(parser.add_argument_group("training"))
-    _add_adaptation(parser.add_argument_group("adaptation"))
-    _add_gradient_steps(parser.add_argument_group("adaptation by gradient steps"))
-    _add_network(parser.add_argument_group("network"))
+    add_adaptation(parser.add_argument_group("adaptation"))
+    add_gradient_steps(parser.add_argument_group("adaptation by gradient steps"))
+    add_network(parser.add_argument_group("network"))
     _add_run(parser)
 
 
@@ -93,9 +94,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--worker-timeout",
         type=float,
-        default=600.0,
         metavar="SECONDS",
-        help="exit if another worker has not finished a batch for this time (default: %(default)g)",
+        help="with --distribute multi-worker: exit if not all workers have started in this time, "
+        f"or if no batch ends for this time (default: {WORKER_TIMEOUT:g})",
     )
     parser.add_argument(
         "--resume",
@@ -117,16 +118,20 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_training(group: Any) -> None:
+    _add_epochs(group)
     add = adder(group)
-    add("--epochs", type=int, metavar="N", help="maximum number of epochs")
-    add("--patience", type=int, metavar="N", help="epochs without a better validation score")
     add(
         "--batch-size",
         type=int,
         metavar="N",
         help="tasks per batch (default: by --batch-rows; paper: 128)",
     )
-    add("--batch-rows", type=int, metavar="N", help="approximate number of training rows per batch")
+    add(
+        "--batch-rows",
+        type=int,
+        metavar="N",
+        help="approximate number of training rows per batch; a task counts as at least 8 rows",
+    )
     add("--learning-rate", type=float, metavar="X", help="peak of the outer learning rate, AdamW")
     add(
         "--weight-decay",
@@ -138,7 +143,7 @@ def _add_training(group: Any) -> None:
         "--warmup-steps",
         type=int,
         metavar="N",
-        help="batches over which the learning rate rises from 0",
+        help="batches over which the learning rate rises from 0, at most a quarter of all",
     )
     add(
         "--no-decay",
@@ -151,6 +156,24 @@ def _add_training(group: Any) -> None:
     _add_samples(group)
 
 
+def _add_epochs(group: Any) -> None:
+    add = adder(group)
+    add(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="maximum number of epochs (default: 8, or more for small data: as many as take 400 "
+        "batches, up to 50; paper: 15)",
+    )
+    add(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="epochs without a better validation score (default: half of the maximum, at least 4; "
+        "paper: 2)",
+    )
+
+
 def _add_samples(group: Any) -> None:
     add = adder(group)
     add(
@@ -158,7 +181,14 @@ def _add_samples(group: Any) -> None:
         type=fraction,
         metavar="X",
         help="share of a training task's samples that form the support set: a number, or LOW-HIGH "
-        "to draw a new one in each epoch",
+        "to draw a new one in each epoch; episodes are split already",
+    )
+    add(
+        "--no-episodes",
+        dest="use_episodes",
+        action="store_false",
+        default=None,
+        help="train on the plain training records, even if `limaml prepare` wrote episodes",
     )
     add(
         "--max-samples",
@@ -169,112 +199,6 @@ def _add_samples(group: Any) -> None:
         "(default: all)",
     )
     add("--seed", type=int, metavar="N", help="seed of weights, dropout, order and splits of tasks")
-
-
-def _add_adaptation(group: Any) -> None:
-    add = adder(group)
-    add(
-        "--adaptation",
-        choices=ADAPTATIONS,
-        help="closed form on an offset, or the paper's gradient steps (default: by --meta-block)",
-    )
-    add(
-        "--prior",
-        choices=PRIORS,
-        help="mean of a task's offset before adaptation: zero, or computed from its interactions "
-        "(encoder; with --inner-steps 0 without further adaptation)",
-    )
-    add("--inner-steps", type=int, metavar="N", help="n: inner steps in training")
-    add(
-        "--prior-precision",
-        type=float,
-        metavar="X",
-        help="initial value of the offset's learned prior precision (default: 1, and also 30 if "
-        "the model is best with less adaptation than in training)",
-    )
-    add("--fine-tune-steps", type=int, metavar="N", help="k: the same in evaluation (default: n)")
-    add(
-        "--unadapted-loss-weight",
-        type=float,
-        metavar="X",
-        help="weight of the loss before adaptation",
-    )
-    add(
-        "--no-strength",
-        dest="choose_strength",
-        action="store_false",
-        default=None,
-        help="do not choose the adaptation strength on the validation tasks",
-    )
-
-
-def _add_gradient_steps(group: Any) -> None:
-    add = adder(group)
-    add("--inner-learning-rate", type=float, metavar="X", help="inner learning rate")
-    add(
-        "--first-order",
-        action="store_true",
-        default=None,
-        help="treat inner gradients as constants: cheaper, less exact",
-    )
-    add(
-        "--second-order-steps",
-        type=int,
-        metavar="N",
-        help="differentiate twice through the last N inner steps only: cheaper",
-    )
-    add(
-        "--learn-inner-rates",
-        action="store_true",
-        default=None,
-        help="learn an inner learning rate per parameter (Meta-SGD)",
-    )
-    add(
-        "--support-reduction",
-        choices=SUPPORT_REDUCTIONS,
-        help="objective of a step: the mean loss of a task's n support rows, their sum, "
-        "or the mean times n / (n + kappa) with a learned kappa (default: mean)",
-    )
-
-
-def _add_network(group: Any) -> None:
-    add = adder(group)
-    add("--meta-block", choices=META_BLOCK_NAMES, help="the block that is adapted per task")
-    add("--global-block", choices=GLOBAL_BLOCK_NAMES, help="the shared network")
-    add(
-        "--meta-units",
-        type=widths,
-        metavar="64,32",
-        help="widths of the meta block's hidden layers",
-    )
-    add("--embedding-dim", type=int, metavar="N", help="width of the meta embedding")
-    add(
-        "--global-units",
-        type=widths,
-        metavar="128,64",
-        help="widths of the global block's hidden layers",
-    )
-    add("--dropout", type=float, metavar="X", help="dropout rate in the global block")
-    add(
-        "--ids",
-        dest="id_embeddings",
-        action=argparse.BooleanOptionalAction,
-        help="embed single-valued categorical features in the global block (default: yes; if a "
-        "history feature is keyed by an ID, chosen on the validation tasks)",
-    )
-    add(
-        "--shrinkage",
-        type=float,
-        metavar="N",
-        help="training rows at which an ID's embedding is halved",
-    )
-    add(
-        "--projection-shrinkage",
-        type=float,
-        metavar="N",
-        help="the same for an ID's row in the projection (default: as --shrinkage; if the gain of "
-        "adaptation falls during training, a strong one is tried too)",
-    )
 
 
 def options_from(args: argparse.Namespace) -> TrainOptions:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, TypeGuard
 
@@ -36,7 +37,7 @@ class TaskLoops(FitsUnderStrategies):
             LimamlError: `class_weight` is given, or a row has a negative weight or, under a loss of
                 binary labels, a label outside 0 to 1.
         """
-        _refuse_weights(class_weight=kwargs.get("class_weight"))
+        _refuse_labels(keras.Model.fit, x, *args, **kwargs)
         self._build_from(x)
         dropped_before, skipped_before = self._counts()
         # With `steps_per_epoch` Keras' warning says that an epoch was shorter than that.
@@ -58,8 +59,8 @@ class TaskLoops(FitsUnderStrategies):
         if skipped > skipped_before:
             steps = counted(skipped - skipped_before, "step")
             warnings.warn(
-                f"{steps} had gradients that are not finite and changed no weight; {remedy}, or "
-                "look for a layer without a finite derivative, such as the square root at 0",
+                f"{steps} had gradients that are not finite and count as 0; {remedy}, or look for "
+                "a layer without a finite derivative, such as the square root at 0",
                 stacklevel=2,
             )
         return history
@@ -69,6 +70,7 @@ class TaskLoops(FitsUnderStrategies):
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.evaluate` on a dataset of task batches."""
+        _refuse_labels(keras.Model.evaluate, x, *args, **kwargs)
         self._build_from(x)
         with _quiet_iteration(), bad_samples_as_errors():
             return super().evaluate(x, *args, **kwargs)
@@ -216,6 +218,13 @@ def _describes_tensors(spec: Any) -> TypeGuard[Mapping[str, Any]]:
     support = spec["support"]
     label = support.get("label") if isinstance(support, Mapping) else None
     return label is None or hasattr(label, "shape")
+
+
+def _refuse_labels(method: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """`_refuse_weights` for the arguments of a call of one of Keras' methods."""
+    given = inspect.signature(method).bind_partial(None, *args, **kwargs).arguments
+    names = ("y", "sample_weight", "class_weight")
+    _refuse_weights(**{name: given[name] for name in names if name in given})
 
 
 def _refuse_weights(**arguments: Any) -> None:

@@ -102,7 +102,7 @@ class TaskModel(TwoBlockModel):
         """One outer step on a batch of tasks.
 
         A task is dropped and counted if its loss, its features, its support losses or its adapted
-        weights are not finite. A step whose gradients are not finite changes no weight and is
+        weights are not finite. A step whose gradients are not finite counts as one of zeros and is
         counted, too. Labels outside 0 to 1 under a loss of binary labels, and negative weights, are
         refused; so they are in `test_step`. XLA leaves this error out: with ``jit_compile=True``
         their tasks are dropped in training, and evaluated as they are.

@@ -105,7 +105,7 @@ class TwoBlockModel(LossAndMetrics):
 
     @property
     def skipped_steps(self) -> keras.Variable:
-        """Number of steps since the model was made that changed no weight: see `train_step`."""
+        """Number of steps whose gradients were not finite; see `train_step`."""
         return self._skipped_steps.value
 
     @contextlib.contextmanager

@@ -86,7 +86,7 @@ class Trainer:
     def _train(self, setup: Setup, data: Data, seed: int) -> Trained:
         options = setup.options.replace(seed=seed)
         if data.epochs is not None:
-            options = options.replace(epochs=min(data.epochs, options.epochs))
+            options = options.replace(epochs=min(data.epochs, options.epochs or data.epochs))
         key = (data.tasks, setup.task, options, setup.replicas)
         if self._trained is None or self._key != key:
             keras.utils.clear_session()

@@ -226,13 +226,14 @@ class EmbeddingStore(Protocol):
         """Removes task keys from every generation and overlay of every model version.
 
         Also removes the keys of nested definitions that begin with them. The keys stay out of the
-        store permanently.
-
-        Readers answer "not found" from the first step on. If a call is killed, another call with
-        the same keys completes it.
+        store permanently. Readers answer "not found" from the first step on. If a call is killed,
+        another call with the same keys completes it.
 
         Returns:
             Where keys were removed.
+
+        Raises:
+            UnconfirmedErasureError: The keys are erased, but no replica has confirmed it.
         """
 
     def search(self, keys: Sequence[str]) -> list[Place]:
@@ -250,18 +251,21 @@ class EmbeddingStore(Protocol):
     def generations(self, model_version: int | None = None) -> list[Generation]:
         """All generations, oldest first."""
 
-    def rollback(self, model_version: int, identifier: str | None = None) -> Generation:
+    def rollback(
+        self, model_version: int, identifier: str | None = None, expected: str | None = None
+    ) -> Generation:
         """Makes another published generation current.
 
-        By default it is the newest one before the current one that is not condemned.
+        By default it is the newest one before the current one that is not condemned. Nothing is
+        done if the current one is not the `expected` one, if that is given.
 
         Returning to an earlier generation condemns the one that was current; the given one is no
         longer condemned. The overlays of both are dropped.
 
         Raises:
             StoreError: There is no such generation, or none before the current one; its data are
-                gone; another process changed the generations meanwhile; or the store cannot be
-                written.
+                gone; another process changed the generations meanwhile, or the current one is not
+                `expected`; or the store cannot be written.
         """
 
     def condemn(self, model_version: int, identifier: str) -> Generation:

@@ -123,6 +123,15 @@ def check_upsert(record: Record | None, generation: str, model_version: int) -> 
     return record
 
 
+def check_expected(current: str | None, expected: str | None, model_version: int) -> None:
+    """Raises `StoreError` if another generation than the expected one is current."""
+    if expected is not None and current != expected:
+        raise StoreError(
+            f"the current generation of model version {model_version} has changed from "
+            f"{expected!r} to {current!r} meanwhile; nothing was done"
+        )
+
+
 def rollback_target(
     published: Sequence[Record], current: str | None, identifier: str | None, model_version: int
 ) -> Record:

@@ -173,10 +173,13 @@ class LmdbStore:
             result += [self._generations.described(record, current) for record in records]
         return result
 
-    def rollback(self, model_version: int, identifier: str | None = None) -> Generation:
+    def rollback(
+        self, model_version: int, identifier: str | None = None, expected: str | None = None
+    ) -> Generation:
         """See `EmbeddingStore.rollback`."""
         with self._overlays.writing():
             records, current = self._catalog.records_and_current(model_version)
+            generation_rules.check_expected(current, expected, model_version)
             target = generation_rules.rollback_target(records, current, identifier, model_version)
             self._generations.open(target, "roll back to another one")
             target, changed = generation_rules.after_rollback(records, current, target, time.time())

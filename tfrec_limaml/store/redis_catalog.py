@@ -77,6 +77,11 @@ class RedisCatalog(Catalog):
         """The set of tombstones of unfinished erasures."""
         return f"{self.prefix}:erasing"
 
+    @property
+    def marker_key(self) -> str:
+        """A value that is written for replicas to confirm; see `redis_replication`."""
+        return f"{self.prefix}:marker"
+
     def tombstones(self) -> Tombstones:
         """The keys that were erased."""
         return Tombstones(self.client.smembers(self.erased_key))

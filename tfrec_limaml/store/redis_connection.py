@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -13,7 +12,7 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store.secrets import masked
@@ -24,16 +23,20 @@ TLS_OPTIONS = {
     "tls_certificate": "ssl_certfile",
     "tls_key": "ssl_keyfile",
 }
-#: Errors of a client.
-ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
 #: Environment variables for passwords: those in an address are visible in lists of processes.
 PASSWORD, SENTINEL_PASSWORD = "REDIS_PASSWORD", "REDIS_SENTINEL_PASSWORD"
 SENTINEL = ("redis-sentinel", "rediss-sentinel")
 CLUSTER = ("redis+cluster", "rediss+cluster")
 _SENTINEL_PORT, _PORT = 26379, 6379
+_SENTINEL_FORM = "HOST:PORT,HOST:PORT/SERVICE/DB"
+#: What follows the scheme of an address, and the parts that are numbers.
+_FORMS = {
+    **dict.fromkeys(SENTINEL, (_SENTINEL_FORM, "PORT and DB")),
+    **dict.fromkeys(CLUSTER, ("HOST:PORT,HOST:PORT", "PORT")),
+    "unix": ("PATH?db=DB", "DB"),
+}
+_PLAIN_FORM = ("HOST:PORT/DB", "PORT and DB")
 _DIGITS = re.compile("[0-9]+")
-# The client quotes a failed command of a pipeline: task keys and vectors.
-_QUOTED_COMMAND = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
 
 
 def connect(
@@ -71,9 +74,11 @@ def connect(
         raise
     except (ValueError, IndexError, redis.RedisError):
         # The error's message may contain a part of the password.
+        scheme = url.partition(":")[0]
+        form, numbers = _FORMS.get(scheme, _PLAIN_FORM)
         raise StoreError(
             f"cannot read the store address {masked(url)!r}: write "
-            "redis://[user:password@]HOST:PORT/DB, with a number for DB and with / ? # @ in a "
+            f"{scheme}://[user:password@]{form}, with a number for {numbers} and with / ? # @ in a "
             "password percent-encoded"
         ) from None
 
@@ -123,27 +128,19 @@ def _client(
     return redis.Redis.from_url(url, **{**options, "password": secret_of(url) or None})
 
 
-@contextlib.contextmanager
-def readable(url: str, secrets: Sequence[str]) -> Iterator[None]:
-    """A context that converts a client's errors to `StoreError`.
+def node_of(client: Any, key: str) -> Any:
+    """The client of the server that holds a key: of a node in a cluster, else the client itself."""
+    if not isinstance(client, _OnFirstUse):
+        return client
+    return client.get_redis_connection(client.get_node_from_key(key))
 
-    The message has the server's address and, if the account was refused, the remedy. It has neither
-    passwords nor the data of a command.
-    """
-    try:
-        yield
-    except ERRORS as error:
-        text = f"{type(error).__name__}: {_QUOTED_COMMAND.sub('', str(error))}"
-        for secret in secrets:
-            text = text.replace(secret, "***")
-        if isinstance(error, redis.AuthenticationError):
-            text += (
-                "; give user and password in the address, or :PASSWORD alone, before HOST and @, "
-                f"or the password in the environment variable {PASSWORD}"
-            )
-        raise StoreError(
-            f"the Redis store at {masked(url)} refused or did not answer: {masked(text)}"
-        ) from error
+
+def sentinels_of(client: Any) -> tuple[str, list[Any]]:
+    """The name of a client's service, and the clients of its sentinels; none without Sentinel."""
+    pool = None if isinstance(client, _OnFirstUse) else client.connection_pool
+    if not isinstance(pool, SentinelConnectionPool):
+        return "", []
+    return pool.service_name, pool.sentinel_manager.sentinels
 
 
 def secret_of(url: str) -> str:
@@ -167,7 +164,7 @@ def _through_sentinel(
     if not service or not hosts:
         raise StoreError(
             f"the address {masked(parts.geturl())!r} names no service; write "
-            "redis-sentinel://HOST:PORT,HOST:PORT/SERVICE/DB"
+            f"{parts.scheme}://{_SENTINEL_FORM}"
         )
     account = _account(user, parts)
     sentinels = _hosts(hosts, _SENTINEL_PORT)

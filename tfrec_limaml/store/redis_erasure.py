@@ -3,7 +3,7 @@
 Tombstones come first, and every generation's record makes readers check them. Then the fields are
 deleted from all hashes, including those without a record. Finally the set of unfinished tombstones
 is updated. If the process is killed, readers keep checking tombstones; the next erasure of the same
-keys completes it.
+keys completes it. At the end, a replica confirms all this, if the server has any.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tfrec_limaml.errors import UnconfirmedErasureError
 from tfrec_limaml.store import values
 from tfrec_limaml.store.base import Place
 from tfrec_limaml.store.erasure import (
@@ -29,6 +30,7 @@ from tfrec_limaml.store.redis_overlay import (
     with_token,
     write,
 )
+from tfrec_limaml.store.redis_replication import Confirmation
 
 #: Maximum number of erased keys for which Redis searches the nested ones. For more, this module
 #: checks all stored keys.
@@ -42,6 +44,7 @@ def erase(catalog: RedisCatalog, keys: Sequence[str]) -> list[Place]:
     if not encoded_keys:
         return []
     digests = list(map(key_digest, encoded_keys))
+    confirmation = Confirmation(catalog)
     with client.pipeline(transaction=True) as pipeline:
         pipeline.sadd(catalog.erased_key, *digests)
         pipeline.sadd(catalog.erasing_key, *digests)
@@ -58,6 +61,8 @@ def erase(catalog: RedisCatalog, keys: Sequence[str]) -> list[Place]:
     client.srem(catalog.erasing_key, *digests)
     for version in catalog.versions():
         _set_erasing(catalog, version, False)
+    if problem := confirmation.problem():
+        raise UnconfirmedErasureError(f"the keys are erased, but {problem}", places)
     return places
 
 

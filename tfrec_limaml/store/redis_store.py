@@ -10,11 +10,11 @@ Keys, below a prefix (``limaml`` by default)::
     <prefix>:<version>:overlay:<identifier>:<token>:keys    list of these task keys
     <prefix>:versions                        set of model versions
     <prefix>:erased, <prefix>:erasing        sets of all tombstones, and of unfinished erasures
+    <prefix>:marker                          written at the end of an erasure, for replicas
 
 One HMGET reads one hash, hence one generation; one round trip reads the pointer and the values of
-the generation that was current at the last read.
-Every data hash expires: an abandoned one after a day, a published one after ``ttl``, together with
-the pointer to it.
+the generation that was current at the last read. Every data hash expires: an abandoned one after a
+day, a published one after ``ttl``, together with the pointer to it.
 
 In a Redis Cluster all keys of a store have one hash tag, ``{<prefix>}``, and so share one slot:
 only then can they change together.
@@ -43,9 +43,9 @@ from tfrec_limaml.store.redis_connection import (
     SENTINEL_PASSWORD,
     TLS_OPTIONS,
     connect,
-    readable,
     secret_of,
 )
+from tfrec_limaml.store.redis_errors import readable
 from tfrec_limaml.store.redis_overlay_reader import RedisOverlayReader
 from tfrec_limaml.store.redis_query import RedisQuery
 from tfrec_limaml.store.redis_writer import RedisWriter
@@ -245,10 +245,13 @@ class RedisStore:
                 result += self.catalog.describe(*self.catalog.records_and_current(version))
             return result
 
-    def rollback(self, model_version: int, identifier: str | None = None) -> Generation:
+    def rollback(
+        self, model_version: int, identifier: str | None = None, expected: str | None = None
+    ) -> Generation:
         """See `EmbeddingStore.rollback`."""
         with self.errors():
             records, current = self.catalog.records_and_current(model_version)
+            generation_rules.check_expected(current, expected, model_version)
             target = generation_rules.rollback_target(records, current, identifier, model_version)
             ttl_ms = self.client.pttl(self.catalog.data_key(model_version, target.identifier))
             if ttl_ms == -2:  # no such key
@@ -293,5 +296,5 @@ class RedisStore:
         self.client.close()
 
     def errors(self) -> contextlib.AbstractContextManager[None]:
-        """Converts the client's errors to `StoreError`; see `redis_connection.readable`."""
+        """Converts the client's errors to `StoreError`; see `redis_errors.readable`."""
         return readable(self._url, self._secrets)

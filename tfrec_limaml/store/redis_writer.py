@@ -15,7 +15,8 @@ from tfrec_limaml.store.base import EventTimes, Generation, Matrix
 from tfrec_limaml.store.erasure import ErasedFilter
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.redis_catalog import FIELDS_PER_COMMAND, RedisCatalog
-from tfrec_limaml.store.redis_connection import ERRORS
+from tfrec_limaml.store.redis_errors import ERRORS
+from tfrec_limaml.store.redis_eviction import warn_of_eviction
 from tfrec_limaml.store.redis_overlay import check_tombstones
 from tfrec_limaml.store.single_use import SingleUse
 
@@ -90,7 +91,8 @@ class RedisWriter(SingleUse):
     ) -> Generation:
         """See `GenerationWriter.publish`.
 
-        The record, the pointer and the TTL change in one transaction.
+        The record, the pointer and the TTL change in one transaction. Warns if the server may evict
+        the generation.
         """
         with self._errors():
             self._renew()
@@ -110,6 +112,7 @@ class RedisWriter(SingleUse):
                 self._finish,
             )
         self._open = False
+        warn_of_eviction(self._catalog)
         return record.generation(current=True)
 
     def _finish(self, pipeline: Any, record: Record) -> None:

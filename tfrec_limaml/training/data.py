@@ -21,6 +21,9 @@ from tfrec_limaml.training.joint import JointRecords
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import split_pattern
 
+#: Rows per task that the number of tasks in a batch is chosen for, at least.
+MIN_ROWS = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
@@ -169,15 +172,22 @@ def _counts_of_workers(
 
 
 def _batch_size(options: TrainOptions, tasks: int, rows: int) -> int:
-    """Tasks per batch."""
-    return options.batch_size or max(1, min(128, round(options.batch_rows * tasks / rows)))
+    """Tasks per batch; short tasks count as `MIN_ROWS` rows, because each costs time."""
+    return options.batch_size or max(1, round(options.batch_rows / max(rows / tasks, MIN_ROWS)))
 
 
 def _training_patterns(
     tasks: str | Path, options: TrainOptions, task: str | None, encoder: FeatureEncoder
 ) -> list[str]:
     definition = Path(tasks) / (task or encoder.schema.default_task)
-    splits = (episodes_in(definition) if options.as_served else ()) or ("train",)
+    episodes = episodes_in(definition) if options.use_episodes else ()
+    if episodes and options.support_fraction != TrainOptions().support_fraction:
+        raise LimamlError(
+            f"support_fraction {options.support_fraction} has no effect: {definition} holds "
+            "episodes, which are split already; leave it out, or train without them "
+            "(use_episodes=False, --no-episodes)"
+        )
+    splits = episodes or ("train",)
     return [split_pattern(tasks, task, split, encoder.schema) for split in splits]
 
 
@@ -242,7 +252,7 @@ def _joint_records(
         support_fraction=options.support_fraction,
         max_samples=options.max_samples,
         seed=options.seed,
-        episodes=options.as_served,
+        episodes=options.use_episodes,
     )
 
 

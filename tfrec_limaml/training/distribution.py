@@ -20,11 +20,10 @@ from tfrec_limaml.models import TaskModel
 from tfrec_limaml.tasks.record_files import EVERYTHING, Share
 from tfrec_limaml.tensorflow_internals import device_datasets_without_tuner
 from tfrec_limaml.training.allocator import keep_freed_memory
+from tfrec_limaml.training.cluster import check_cluster, limited_start
 from tfrec_limaml.training.device_prefetch import prefetch_to_gpu
-from tfrec_limaml.training.lost_workers import TimeLimit, worker_lost_error
+from tfrec_limaml.training.lost_workers import worker_lost_error
 
-#: Seconds without a batch after which other workers count as lost.
-WORKER_TIMEOUT = 600.0
 #: Bytes of a worker's message to the others.
 _MESSAGE_BYTES = 16_384
 
@@ -163,33 +162,18 @@ def make_strategy(kind: str, timeout: float) -> tf.distribute.Strategy:
     Args:
         kind: ``"mirrored"``: all devices of this machine, or ``"multi-worker"``: all machines that
             the environment variable ``TF_CONFIG`` names.
-        timeout: Seconds to wait for the other workers.
+        timeout: Seconds after which the process ends if not all workers have started.
 
     Raises:
         LimamlError: ``TF_CONFIG`` does not describe a cluster.
     """
     if kind == "mirrored":
         return tf.distribute.MirroredStrategy()
-    _check_cluster(os.environ.get("TF_CONFIG"))
+    check_cluster(os.environ.get("TF_CONFIG"))
     # TensorFlow's own time limit is not used: each collective would start a thread that sleeps
     # until the limit is over, even after the collective has ended.
-    with TimeLimit(timeout, "the start of all workers"):
+    with limited_start(timeout):
         return tf.distribute.MultiWorkerMirroredStrategy()
-
-
-def _check_cluster(text: str | None) -> None:
-    example = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'  # noqa: E501
-    try:
-        config = json.loads(text or "")
-        task, jobs = config["task"], config["cluster"]
-        jobs[task["type"]][int(task["index"])]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise LimamlError(
-            f"multi-worker training needs TF_CONFIG in the environment, such as {example}; "
-            f"received {text!r}"
-        ) from error
-    if set(jobs) - {"chief", "worker"}:
-        raise LimamlError(f"TF_CONFIG may name chief and worker, received {sorted(jobs)}")
 
 
 def check_equal(identities: Sequence[Mapping[str, Any]]) -> None:

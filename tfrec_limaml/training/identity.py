@@ -15,7 +15,7 @@ from typing import Any
 
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-from tfrec_limaml.tasks.folder import STATISTICS_FILE
+from tfrec_limaml.tasks.folder import EPISODE, STATISTICS_FILE, shard_pattern
 from tfrec_limaml.training.options import TrainOptions
 
 #: Names of the values that describe the machines, not the data or the settings.
@@ -40,11 +40,22 @@ def training_identity(
         "version": version("tfrec-limaml"),
         "schema fingerprint": encoder.schema.fingerprint(),
         "statistics digest": hashlib.sha256(statistics).hexdigest()[:16],
-        "task definitions": [task, *encoder.nested],
+        "task definitions": [task or encoder.schema.default_task, *encoder.nested],
+        "digest of the record files": _record_files_digest(Path(tasks)),
         **{f"option {name}": value for name, value in {**values, **model_values}.items()},
     }
     normalised: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists
     return normalised
+
+
+def _record_files_digest(tasks: Path) -> str:
+    """Digest of the names and sizes of the files of training and validation records."""
+    files = sorted(
+        (f"{file.parent.name}/{file.name}", file.stat().st_size)
+        for split in (EPISODE, "train", "validation")
+        for file in tasks.glob(f"*/{shard_pattern(split)}")
+    )
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
 
 def require_same_training(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError
+
+_REMEDY = "start all workers again: with --resume they continue from the newest checkpoint"
 
 
 class TimeLimit:
@@ -48,25 +52,31 @@ class TimeLimit:
         """Restarts the limit."""
         self._deadline = time.monotonic() + self.seconds
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context without a limit, for work in which no worker waits for another one."""
+        self._deadline = math.inf
+        try:
+            yield
+        finally:
+            self.renew()
+
     def _watch(self) -> None:
-        while not self._stopped.wait(max(0.0, self._deadline - time.monotonic())):
-            if time.monotonic() >= self._deadline:
+        while not self._stopped.wait(min(self.seconds, self._remaining())):
+            if self._remaining() <= 0:
                 self._end(
-                    _lost_message(f"no answer in {self.seconds:g} s, waiting for {self.operation}")
+                    f"no progress in {self.seconds:g} s, waiting for {self.operation}: one of them "
+                    f"may be gone or hang; {_REMEDY}"
                 )
                 return
+
+    def _remaining(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
 
 
 def _exit(message: str) -> None:
     print(f"limaml: error: {message}", file=sys.stderr, flush=True)  # noqa: T201
     os._exit(2)
-
-
-def _lost_message(reason: str) -> str:
-    return (
-        f"another worker is gone or hangs ({reason}); start all workers again: with --resume they "
-        f"continue from the newest checkpoint"
-    )
 
 
 class RenewTimeLimit(keras.callbacks.Callback):
@@ -90,6 +100,5 @@ def worker_lost_error(error: tf.errors.OpError) -> LimamlError:
     match = re.search(
         r"Error reported from .*|(?:failed to connect|Connection).*", str(error.message)
     )
-    return LimamlError(
-        _lost_message(match[0][:200].rstrip(": ") if match else type(error).__name__)
-    )
+    reason = match[0][:200].rstrip(": ") if match else type(error).__name__
+    return LimamlError(f"another worker is gone ({reason}); {_REMEDY}")

@@ -17,6 +17,10 @@ from tfrec_limaml.training.model_options import ModelOptions
 Algorithm = Literal["limaml", "vanilla", "maml"]
 
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
+#: Maximum number of epochs, and patience, for data of many batches.
+EPOCHS, PATIENCE = 8, 4
+#: Batches that a training on few data takes in more epochs, up to `MAX_EPOCHS`.
+MIN_BATCHES, MAX_EPOCHS = 400, 50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,22 +30,24 @@ class TrainOptions:
     Attributes:
         algorithm: ``"limaml"``, or a baseline: ``"vanilla"`` or ``"maml"``.
         model: Settings of the model.
-        epochs: Maximum number of epochs; the learning rate falls to 0 over all of them.
-        patience: Epochs without a better validation score before training stops.
+        epochs: Maximum number of epochs; the learning rate falls to 0 over all of them. None for 8,
+            or more for small data: as many as take 400 batches, up to 50.
+        patience: Epochs without a better validation score before training stops; None for half of
+            the maximum number of epochs, and at least 4.
         batch_size: Tasks per batch; None to choose it by `batch_rows`.
-        batch_rows: Approximate number of training rows per batch.
+        batch_rows: Approximate number of training rows per batch; a task counts as at least 8.
         learning_rate: Peak of the outer learning rate.
         weight_decay: AdamW's, relative to the learning rate. It excludes biases, the prior and
             inner learning rates.
-        warmup_steps: Batches over which the learning rate rises from 0.
+        warmup_steps: Batches over which the learning rate rises from 0, at most a quarter of all.
         decay: Whether the learning rate falls to 0 along a cosine; else it is constant.
         average_weights: Momentum of the moving average of the weights, which is evaluated and
             saved; 0 for none.
         support_fraction: Share of a training task's samples that form the support set, or a range
             to draw it from for each task and epoch.
-        as_served: Train on the episodes of ``limaml prepare --episodes``, one per epoch, if there
-            are any. The history features of their query rows are as old as those in serving, and
-            their splits replace `support_fraction`.
+        use_episodes: Train on the episodes of ``limaml prepare --episodes``, one per epoch, if
+            there are any. The history features of their query rows are as old as those in serving,
+            and their splits replace `support_fraction`.
         max_samples: Maximum number of support samples per task, the most recent ones; None for all.
         choose_strength: Choose the adaptation strength on the validation tasks after training.
         seed: Seed of weights, shuffling, dropout and random splits.
@@ -49,8 +55,8 @@ class TrainOptions:
 
     algorithm: Algorithm = "limaml"
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
-    epochs: int = 8
-    patience: int = 4
+    epochs: int | None = None
+    patience: int | None = None
     batch_size: int | None = None
     batch_rows: int = 1024
     learning_rate: float = 2e-3
@@ -59,7 +65,7 @@ class TrainOptions:
     decay: bool = True
     average_weights: float = 0.98
     support_fraction: float | tuple[float, float] = (0.2, 0.9)
-    as_served: bool = True
+    use_episodes: bool = True
     max_samples: int | None = None
     choose_strength: bool = True
     seed: int = 1
@@ -111,9 +117,19 @@ class TrainOptions:
             decay=False,
             average_weights=0.0,
             support_fraction=0.75,
-            as_served=False,
+            use_episodes=False,
             choose_strength=False,
         )
+
+    def epochs_for(self, batches: int) -> int:
+        """The maximum number of epochs for data of this many batches per epoch."""
+        if self.epochs is not None:
+            return self.epochs
+        return max(EPOCHS, min(MAX_EPOCHS, math.ceil(MIN_BATCHES / batches)))
+
+    def patience_for(self, epochs: int) -> int:
+        """The patience of a training of at most this many epochs."""
+        return max(PATIENCE, epochs // 2) if self.patience is None else self.patience
 
     def replace(self, **changes: Any) -> TrainOptions:
         """A copy with some fields changed; fields of the model are changed in `model`."""

@@ -20,8 +20,9 @@ from tfrec_limaml.models import JointLiMAML, TaskModel
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.training.checkpoints import CheckpointOptions, Checkpoints
+from tfrec_limaml.training.cluster import WORKER_TIMEOUT
 from tfrec_limaml.training.data import EpochNumber, TrainingData
-from tfrec_limaml.training.distribution import WORKER_TIMEOUT, Workers, local_copy
+from tfrec_limaml.training.distribution import Workers, local_copy
 from tfrec_limaml.training.identity import MACHINES, training_identity
 from tfrec_limaml.training.lost_workers import RenewTimeLimit, TimeLimit, worker_lost_error
 from tfrec_limaml.training.model_options import ModelOptions
@@ -75,31 +76,42 @@ def train(
             worker is gone or differs.
     """
     options = TrainOptions() if options is None else options
-    if options.model.joint_task is not None and nested:
-        raise LimamlError(
-            f"joint_task {options.model.joint_task!r} and nested definitions {list(nested)} "
-            f"cannot be combined: choose one"
-        )
-    if options.model.joint_task is not None and checkpoints is not None and checkpoints.steps:
-        raise LimamlError(
-            f"joint_task {options.model.joint_task!r} has checkpoints only after whole epochs, "
-            f"since its table of offsets is computed at their start; leave out --checkpoint-steps"
-        )
+    if options.model.joint_task is not None:
+        _check_joint(options.model.joint_task, nested, checkpoints)
     encoder = load_encoder(tasks, task, nested)
     require_binary(encoder.schema, "`limaml train`")
     workers = Workers.of(strategy)
     work = _Work(tasks, task, encoder, tuple(callbacks), build, workers, worker_timeout)
     limit = TimeLimit(worker_timeout, "the other workers")
+    started = time.perf_counter()
     with _worker_failures(workers, limit):
         fit = functools.partial(_fit, work, limit)
 
         def train_as_served(
             options: TrainOptions, checkpoints: CheckpointOptions | None
         ) -> Trained:
-            return _finish(work, best_on_validation(fit, options, encoder.schema, checkpoints))
+            best = best_on_validation(fit, options, encoder.schema, checkpoints)
+            with limit.paused():
+                return _finish(work, best)
 
         trained = best_as_served(train_as_served, options, checkpoints, work.of_chief)
-    return Trained(trained.model, trained.result | {"identity": work.identity(options)})
+    seconds = round(time.perf_counter() - started, 2)
+    further = {"total_seconds": seconds, "identity": work.identity(options)}
+    return Trained(trained.model, trained.result | further)
+
+
+def _check_joint(task: str, nested: Sequence[str], checkpoints: CheckpointOptions | None) -> None:
+    """Raises `LimamlError` for what a model of two definitions cannot be combined with."""
+    if nested:
+        raise LimamlError(
+            f"joint_task {task!r} and nested definitions {list(nested)} cannot be combined: choose "
+            f"one"
+        )
+    if checkpoints is not None and checkpoints.steps:
+        raise LimamlError(
+            f"joint_task {task!r} has checkpoints only after whole epochs, since its table of "
+            f"offsets is computed at their start; leave out --checkpoint-steps"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,21 +166,24 @@ def _fit(
     keras.utils.set_random_seed(options.seed)
     workers, encoder = work.workers, work.encoder
     data = TrainingData.of(work.tasks, encoder, options, work.task, workers, work.identity(options))
+    epochs = options.epochs_for(data.steps)
     limit.renew()
     started = time.perf_counter()
     with workers.scope():
         model = work.build(options.algorithm, encoder, options.model.replace(task=work.task))
         model.compile(
-            make_optimizer(options, data.steps * options.epochs),
+            make_optimizer(options, data.steps * epochs),
             steps_per_execution=1 if workers.call_each_batch else STEPS_PER_EXECUTION,
         )
-    callbacks, first = _callbacks(work, limit, options, data, model, checkpoints)
+    stopping = early_stopping(options, epochs)
+    callbacks = _callbacks(work, limit, data, model, stopping)
+    writers = _checkpoints(work, data, stopping[-1], checkpoints)
     history = model.fit(
         workers.distribute(data.training),
         validation_data=workers.distribute(data.validation),
-        initial_epoch=first,
-        epochs=options.epochs,
-        callbacks=callbacks,
+        initial_epoch=writers[0].initial_epoch(epochs) if writers else 0,
+        epochs=epochs,
+        callbacks=[*callbacks, *writers],
         verbose=0,
     )
     seconds = round(time.perf_counter() - started, 2)
@@ -176,6 +191,7 @@ def _fit(
     curves = {name: [float(v) for v in values] for name, values in history.history.items()}
     result = {
         **_curve_summary(options, curves, seconds, data),
+        "max_epochs": epochs,
         "batch_size": data.batch_size,
         "workers": workers.share.workers,
         "options": dataclasses.asdict(options),
@@ -196,21 +212,29 @@ def _require_finite(model: TaskModel, options: TrainOptions) -> None:
 def _callbacks(
     work: _Work,
     limit: TimeLimit,
-    options: TrainOptions,
     data: TrainingData,
     model: TaskModel,
-    checkpoints: CheckpointOptions | None,
-) -> tuple[list[keras.callbacks.Callback], int]:
-    """The callbacks of a training, and the epoch that it begins with."""
-    workers, stopping = work.workers, early_stopping(options)
+    stopping: Sequence[keras.callbacks.Callback],
+) -> list[keras.callbacks.Callback]:
+    """The callbacks of a training, without its checkpoints."""
     callbacks = [EpochNumber(data.epoch), *stopping, *work.callbacks, RenewTimeLimit(limit)]
     if data.joint is not None and isinstance(model, JointLiMAML):
         callbacks.append(data.joint.callback(model))
-    if checkpoints is None:
-        return callbacks, 0
-    writer = Checkpoints(checkpoints, data.identity, stopping[-1], workers.is_chief)
-    workers.require_same_run({"checkpoint": writer.position})
-    return [*callbacks, writer], writer.initial_epoch(options.epochs)
+    return callbacks
+
+
+def _checkpoints(
+    work: _Work,
+    data: TrainingData,
+    stopping: keras.callbacks.Callback,
+    options: CheckpointOptions | None,
+) -> list[Checkpoints]:
+    """The callback that writes checkpoints, if any are wanted."""
+    if options is None:
+        return []
+    writer = Checkpoints(options, data.identity, stopping, work.workers.is_chief)
+    work.workers.require_same_run({"checkpoint": writer.position})
+    return [writer]
 
 
 def _curve_summary(

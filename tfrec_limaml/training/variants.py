@@ -71,9 +71,9 @@ def best_as_served(
         agree: Returns the first worker's value, so that all workers train the same models.
     """
     usual = train(options, checkpoints)
-    if options.model.chosen_adaptation != "gauss-newton":
-        return usual
-    if options.model.prior_precision is not None:
+    model = options.model
+    solves = model.chosen_adaptation == "gauss-newton" and model.chosen_inner_steps > 0
+    if not solves or model.prior_precision is not None:
         return usual
     if agree(usual.result.get("adaptation_strength", 1.0)) >= 1.0:
         return usual
@@ -83,7 +83,7 @@ def best_as_served(
     )
     usual_auc, other_auc = _auc_as_served(usual), _auc_as_served(other)
     best = other if other_auc > usual_auc else usual
-    precisions = options.model.chosen_prior_precision, LARGE_PRECISION
+    precisions = model.chosen_prior_precision, LARGE_PRECISION
     best.result["val_auc_by_prior_precision"] = {
         f"{precision:g}": auc
         for precision, auc in zip(precisions, (usual_auc, other_auc), strict=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
-from tfrec_limaml.cli import Command
+from tfrec_limaml.cli import Command, say
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.wording import counted
+
+#: Number of keys found nowhere that the text names.
+_SHOWN_KEYS = 5
 
 DESCRIPTION = """\
 Erases members: readers of the stores answer "not found" at once, every generation and overlay is
@@ -26,8 +30,8 @@ outputs.yaml is a list:
   - runs/tasks
 
 exit code 0: erased, or with --verify absent everywhere; 1: --verify found a key; 2: a place cannot
-be reached or read, or a store holds no generation. What remains (the weights of trained models):
-docs/erasure.md.
+be reached or read, a store holds no generation, or no replica of Redis has confirmed the erasure.
+What remains (the weights of trained models): docs/erasure.md.
 """
 
 
@@ -84,10 +88,19 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         show_keys=arguments.show_keys,
     )
     try:
-        return (verify if arguments.verify else erase)(settings)
+        result = (verify if arguments.verify else erase)(settings)
     finally:
         for _, store in stores:
             store.close()
+    for each in result.get("unconfirmed", ()):
+        say(f"limaml: error: {each['store']}: {each['reason']}")
+    return result
+
+
+def _exit_code(result: dict[str, Any]) -> int:
+    if result.get("unconfirmed"):
+        return 2
+    return 1 if result.get("found") else 0
 
 
 def _keys(arguments: argparse.Namespace) -> list[str]:
@@ -123,13 +136,19 @@ def render(result: dict[str, Any]) -> str:
         )
         for place in places
     ]
-    missing = result.get("found_nowhere", ())
-    if places and missing:
-        lines.append(f"found nowhere, are they spelt right? {', '.join(map(repr, missing))}")
     lines += [f"not searched: {path}" for path in result["not_searched"]]
     if not places:
         lines.append("found nowhere" if verified else "nothing to remove")
+    if missing := result.get("found_nowhere"):
+        lines.append(f"{_listed(missing)}: found nowhere (misspelt, or erased earlier)")
     return "\n".join(lines)
+
+
+def _listed(keys: Sequence[str]) -> str:
+    """The first keys, and the number of the others."""
+    shown = ", ".join(map(repr, keys[:_SHOWN_KEYS]))
+    others = len(keys) - _SHOWN_KEYS
+    return f"{shown} and {counted(others, 'other')}" if others > 0 else shown
 
 
 COMMAND = Command(
@@ -138,5 +157,5 @@ COMMAND = Command(
     add_arguments=add_arguments,
     run=run,
     render=render,
-    exit_code=lambda result: 1 if result.get("found") else 0,
+    exit_code=_exit_code,
 )

@@ -28,7 +28,7 @@ from limaml_beam.generate_embeddings import tables
 from limaml_beam.io import files
 from limaml_beam.io.read_errors import READ_ERRORS
 from limaml_beam.io.staged_output import REPORT_FILE, is_incomplete, write_file
-from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.errors import LimamlError, UnconfirmedErasureError
 from tfrec_limaml.store import EmbeddingStore, Place
 from tfrec_limaml.store.erasure import key_digest
 
@@ -73,7 +73,8 @@ def erase(settings: Erasure) -> dict[str, Any]:
 
     Returns:
         ``removed``: a dictionary for each place; ``found_nowhere``: keys that no place held;
-        ``not_searched``: files of kinds that were not opened.
+        ``not_searched``: files of kinds that were not opened; ``unconfirmed``: stores that may
+        lose the erasure, with the reason.
 
     Raises:
         LimamlError: A place cannot be reached or read, a refresh is running in one, or a store
@@ -89,8 +90,14 @@ def erase(settings: Erasure) -> dict[str, Any]:
         }
     )
     erased = ErasedKeys(settings.keys)
+    unconfirmed = []
     for address, store in settings.stores:
-        for place in store.erase(settings.keys):
+        try:
+            places = store.erase(settings.keys)
+        except UnconfirmedErasureError as error:
+            places = error.places
+            unconfirmed.append({"store": address, "reason": str(error)})
+        for place in places:
             erased.matched |= place.matched
             audit.removed(_store_place(address, place))
     running.wait_for_updates(settings.outputs)
@@ -100,12 +107,14 @@ def erase(settings: Erasure) -> dict[str, Any]:
         audit.removed(removal)
     _refuse(refreshes, "the keys are erased from all existing files, but")
     _refuse_empty(settings, "the keys are kept out from now on, but")
-    audit.write({"event": "end", "places": len(audit.places), "not_searched": unsearched})
+    end = {"places": len(audit.places), "not_searched": unsearched, "unconfirmed": unconfirmed}
+    audit.write({"event": "end", **end})
     return {
         "keys": audit.names,
         "removed": audit.places,
         "found_nowhere": [key for key in settings.keys if key not in erased.matched],
         "not_searched": unsearched,
+        "unconfirmed": unconfirmed,
     }
 
 

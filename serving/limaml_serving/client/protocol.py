@@ -205,15 +205,17 @@ class RankingProtocol:
                 answer = yield LookUp(keys, version, limit)
             except (StoreError, TimeoutError) as error:
                 slow = f"no answer within {limit:.3g} seconds, half of the time left"
-                self._faults.failed(str(error) or slow)
+                self._faults.failed(str(error) or slow, error)
             else:
                 if reason := size_problem(answer, keys):
                     self._faults.failed(reason)
-                elif reason := model_problem(answer, model):
-                    self._faults.mismatch(reason)
                 else:
-                    matrix, found, damaged = check_answer(answer)
-                    self._faults.damaged(damaged, version)
+                    self._faults.answered()
+                    if reason := model_problem(answer, model):
+                        self._faults.mismatch(reason)
+                    else:
+                        matrix, found, damaged = check_answer(answer)
+                        self._faults.damaged(damaged, version)
         return split_by_request(rows, keys, matrix, found)
 
     def _split(

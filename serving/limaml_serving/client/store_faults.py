@@ -1,4 +1,4 @@
-"""Faults of a client's store: counted, and logged once a minute."""
+"""Faults of a client's store: counted, and each kind logged once a minute."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 
 from limaml_serving.client.counters import Counters
 from tfrec_limaml.errors import VersionMismatchError
+from tfrec_limaml.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +29,35 @@ class StoreFaults:
         self._logged: dict[str, float] = {}
         self._suppressed: dict[str, int] = {}
         self._lock = threading.Lock()
+        #: Failures since the store last answered; 0 unless the log says that it fails.
+        self._failures = 0
 
-    def failed(self, reason: str) -> None:
-        """The store did not answer, or answered nonsense."""
+    def failed(self, reason: str, error: BaseException | None = None) -> None:
+        """The store did not answer, or answered nonsense.
+
+        Args:
+            reason: Text for the log.
+            error: The error of the store, if it raised one. The log is limited per type of its
+                cause, so that another cause is shown at once.
+        """
         self._counters.add(store_errors=1)
-        self._warn("failed", f"ranking without meta embeddings, the store failed: {reason}")
+        cause = getattr(error, "__cause__", None) or error
+        logged = self._warn(
+            f"failed {type(cause).__name__}",
+            f"ranking without meta embeddings, the store failed: {reason}",
+        )
+        with self._lock:
+            if logged or self._failures:
+                self._failures += 1
+
+    def answered(self) -> None:
+        """The store answered: logged if the log says that it fails."""
+        if not self._failures:  # the usual case, without the lock
+            return
+        with self._lock:
+            failures, self._failures = self._failures, 0
+        if failures:
+            logger.info("the store answers again, after %s", counted(failures, "failed look-up"))
 
     def damaged(self, count: int, version: int) -> None:
         """Some stored embeddings are damaged; nothing happens if there are none."""
@@ -51,13 +76,15 @@ class StoreFaults:
             raise VersionMismatchError(message)
         self._warn("mismatch", f"ranking without meta embeddings: {message}")
 
-    def _warn(self, kind: str, text: str) -> None:
+    def _warn(self, kind: str, text: str) -> bool:
+        """Logs a text, unless one of the same kind was logged a short time ago; whether it did."""
         now = time.monotonic()
         with self._lock:
             if now - self._logged.get(kind, -_LOG_SECONDS) < _LOG_SECONDS:
                 self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
-                return
+                return False
             self._logged[kind] = now
             suppressed = self._suppressed.pop(kind, 0)
         more = f" ({suppressed} more since the last such line)" if suppressed else ""
         logger.warning("%s%s", text, more)
+        return True

@@ -83,7 +83,13 @@ def test_keys_that_are_found_nowhere_are_named(world, capsys):
     assert "no-one" not in audit.read_text()
     assert main([*store, "4", "4x", "no-one"]) == 0
     said = capsys.readouterr().out
-    assert said.endswith("found nowhere, are they spelt right? '4x', 'no-one'\n")
+    assert said.endswith("\n'4x', 'no-one': found nowhere (misspelt, or erased earlier)\n")
+    assert main([*store, "m99999"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    nowhere = "found nowhere (misspelt, or erased earlier)"
+    assert said == ["nothing to remove", f"'m99999': {nowhere}"]
+    assert main([*store, *(f"x{n}" for n in range(8))]) == 0
+    assert f"'x0', 'x1', 'x2', 'x3', 'x4' and 3 others: {nowhere}" in capsys.readouterr().out
     assert main([*store, "5"]) == 0
     assert "found nowhere" not in capsys.readouterr().out
 

@@ -1,9 +1,15 @@
 """What ``limaml erase`` refuses, and which store proves nothing."""
 
-import pytest
+import json
 
+import pytest
+from erasure_world import command, records_in
+
+from limaml_beam.erasure.record_rows import task_key_of
 from tfrec_limaml.cli import main
+from tfrec_limaml.errors import UnconfirmedErasureError
 from tfrec_limaml.store import open_store
+from tfrec_limaml.store.lmdb_store import LmdbStore
 
 
 @pytest.mark.parametrize(
@@ -41,3 +47,25 @@ def test_a_store_without_a_generation_proves_nothing(tmp_path, capsys, verifying
     assert main(["erase", "3", "--store", address, *more]) == 2
     assert f"no generation is in {address}: check the address" in capsys.readouterr().err
     assert (len(open_store(address).erased()) == 0) is verifying
+
+
+def test_an_erasure_that_no_replica_has_confirmed_is_reported_and_ends_with_code_2(
+    world, capsys, monkeypatch
+):
+    erase = LmdbStore.erase
+
+    def unconfirmed(store, keys):
+        raise UnconfirmedErasureError("no replica has confirmed it", erase(store, keys))
+
+    monkeypatch.setattr(LmdbStore, "erase", unconfirmed)
+    assert main(command(world, "--audit", str(world / "audit"), "--json")) == 2
+    captured = capsys.readouterr()
+    result, address = json.loads(captured.out), f"lmdb:{world}/store"
+    assert result["unconfirmed"] == [{"store": address, "reason": "no replica has confirmed it"}]
+    assert captured.err == f"limaml: error: {address}: no replica has confirmed it\n"
+    assert [(p["generation"], p["keys"]) for p in result["removed"] if "store" in p] == [("g1", 2)]
+    assert b"3" not in map(task_key_of, records_in(world / "tasks" / "member"))
+    lines = [json.loads(line) for line in (world / "audit").read_text().splitlines()]
+    assert lines[-1]["unconfirmed"] == result["unconfirmed"]
+    monkeypatch.undo()
+    assert main(command(world)) == 0

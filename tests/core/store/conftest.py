@@ -1,9 +1,12 @@
 """Stores under test: LMDB in a temporary folder, and prefixes of a Redis server and a cluster."""
 
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from tfrec_limaml.store import EmbeddingStore, open_store
 
@@ -43,3 +46,22 @@ def open_another(store_address: str) -> Iterator[Callable[..., EmbeddingStore]]:
 @pytest.fixture
 def store(open_another: Callable[..., EmbeddingStore]) -> EmbeddingStore:
     return open_another()
+
+
+@pytest.fixture
+def start_redis(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """``start_redis(ready, "--port", "0", ...)``: another server, killed after the test."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed (apt-get install redis-server)")
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(ready: Callable[[], bool], *options: str) -> subprocess.Popen[bytes]:
+        command = ["redis-server", *options, "--save", "", "--dir", str(tmp_path)]
+        running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        wait_for(ready)
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()

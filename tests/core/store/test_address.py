@@ -1,14 +1,10 @@
 """Store addresses: what each means, what is refused, and that no password is ever shown."""
 
-import shutil
-import subprocess
-
 import numpy as np
 import pytest
 import redis.crc
 from certificates import make_certificates
 from ports import free_port, free_ports, listens
-from waiting import wait_for
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import open_store
@@ -121,7 +117,7 @@ def test_what_an_address_cannot_say_is_explained(address, message):
     ],
 )
 def test_a_database_is_a_number_and_never_silently_the_first_one(address):
-    with pytest.raises(StoreError, match="with a number for DB"):
+    with pytest.raises(StoreError, match=r"with a number for .*DB"):
         open_store(address)
 
 
@@ -136,24 +132,6 @@ def use(store):
         writer.put(["a"], np.ones((1, 2), np.float32))
         writer.publish(1)
     return store.get_many(["a"], 1)[0].tolist()
-
-
-@pytest.fixture
-def start_redis(tmp_path):
-    """``start_redis("--port", "0", ...)``: another server, killed after the test."""
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed (apt-get install redis-server)")
-    running = []
-
-    def start(ready, *options):
-        command = ["redis-server", *options, "--save", "", "--dir", str(tmp_path)]
-        running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
-        wait_for(ready)
-
-    yield start
-    for process in running:
-        process.kill()
-        process.wait()
 
 
 def test_a_socket_file_is_an_address_with_password_and_database(start_redis, tmp_path):

@@ -51,13 +51,42 @@ def test_a_full_server_can_be_pruned(own_server):
     rows = 20_000
     names = [write(store, value, rows).identifier for value in (1, 2)]
     store.client.config_set("maxmemory", store.client.info("memory")["used_memory"] - 500_000)
-    with pytest.raises(StoreError, match="used memory"):
+    with pytest.raises(StoreError, match=r"used memory.*raise maxmemory, or free a gen"):
         write(store, 3, rows)
     assert store.prune(1, 1, 0.0) == names[:1]
     assert [generation.identifier for generation in store.generations(1)] == names[1:]
     assert store.get_many(["0"], 1)[0][0, 0] == 2
     store.client.config_set("maxmemory", 0)
     assert write(store, 3, rows)
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ("allkeys-lru", "policy allkeys-lru: .* evicts embeddings, .* erased keys return; set"),
+        ("volatile-lru", "policy volatile-lru: .* evicts embeddings, .* not personalised; set"),
+    ],
+)
+def test_a_publication_warns_of_a_server_that_may_evict_it(own_server, policy, said, recwarn):
+    store = open_store(own_server.address)
+    store.client.config_set("maxmemory-policy", policy)
+    write(store, 1)  # without a limit nothing is evicted
+    store.client.config_set("maxmemory", "100mb")
+    store.client.config_set("maxmemory-policy", "noeviction")
+    write(store, 2)
+    assert not recwarn.list
+    store.client.config_set("maxmemory-policy", policy)
+    with pytest.warns(UserWarning, match=said):
+        write(store, 3)
+
+
+def test_a_publication_needs_no_right_to_ask_for_the_policy(own_server, recwarn):
+    admin = redis.Redis(port=own_server.port)
+    rights = {"keys": ["limaml*"], "commands": ["+@all", "-info"]}
+    admin.acl_setuser("jobs", enabled=True, nopass=True, **rights)
+    store = open_store(f"redis://jobs:x@127.0.0.1:{own_server.port}/0")
+    assert write(store, 1).state == "current"
+    assert not recwarn.list
 
 
 def test_a_generation_outlives_its_job_no_longer_than_its_ttl(redis_server, tmp_path):
@@ -133,7 +162,7 @@ def test_keys_and_vectors_of_members_stay_out_of_error_messages(own_server):
         lambda: store.upsert(1, generation, ["member-17"], vector, [1]),
         lambda: writer.put(["member-17"], vector),
     ):
-        with pytest.raises(StoreError, match="read only replica") as caught:
+        with pytest.raises(StoreError, match=r"read only replica.*address of the master") as caught:
             use()
         assert "member" not in str(caught.value)
         assert "pipeline" not in str(caught.value)

@@ -75,6 +75,33 @@ def test_a_rollback_skips_condemned_generations_and_a_named_one_is_good_again(st
     assert [g.state for g in store.generations(1)] == ["published", "current", "condemned"]
 
 
+def test_of_two_rollbacks_at_the_same_time_the_second_does_nothing(
+    store, open_another, limaml_store, monkeypatch
+):
+    for number in (1, 2, 3):
+        write(store, f"g{number}", number)
+    other, read = open_another(), type(store).current
+
+    def current_and_another_rollback(self, version):
+        current = read(self, version)
+        monkeypatch.undo()
+        other.rollback(version)
+        return current
+
+    monkeypatch.setattr(type(store), "current", current_and_another_rollback)
+    with pytest.raises(StoreError, match="from 'g3' to 'g2' meanwhile; nothing was done"):
+        limaml_store("rollback")
+    assert [g.state for g in store.generations(1)] == ["published", "current", "condemned"]
+
+
+def test_a_rollback_expects_the_current_generation(store):
+    for number in (1, 2, 3):
+        write(store, f"g{number}", number)
+    with pytest.raises(StoreError, match="from 'g2' to 'g3' meanwhile; nothing was done"):
+        store.rollback(1, "g1", expected="g2")
+    assert store.rollback(1, expected="g3").identifier == "g2"
+
+
 def test_show_names_the_current_generation_and_looks_a_key_up(store, limaml_store):
     write(store, "g1", 1)
     write(store, "g2", 2)
@@ -109,6 +136,7 @@ def test_the_text_has_one_name_and_value_per_line(store, limaml_store):
         (("show", "--generation", "g9", "--model-version", "1"), "'g9'"),
         (("show", "--model-version", "7"), "is current"),
         (("show",), r"--model-version is missing: .*\[1, 5\]"),
+        (("prune", "--model-version", "9"), r"version 9 to prune; the store holds .*\[1, 5\]"),
         (("list", "--key", "a"), "--key needs the action show, received list"),
         (
             ("prune", "--keep", "-1", "--model-version", "1"),

@@ -1,6 +1,7 @@
 """``limaml train --resume`` where a training is complete."""
 
 import json
+import shutil
 
 import pytest
 
@@ -59,6 +60,20 @@ def test_a_complete_training_is_not_taken_for_another_one(
     assert main(["train", str(tasks_folder), "--output", str(run), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert contents(run) == before
+
+
+def test_a_complete_training_on_other_records_is_not_taken_for_one_on_these(
+    tasks_folder, run, tmp_path, capsys
+):
+    folder = tmp_path / "tasks"
+    shutil.copytree(tasks_folder, folder)
+    arguments = ["train", str(folder), "--output", str(run), "--resume", "--task", "member"]
+    with pytest.warns(UserWarning, match="is complete"):
+        assert main(arguments) == 0
+    file = next((folder / "member").glob("validation-*"))
+    file.write_bytes(file.read_bytes()[:-1])
+    assert main(arguments) == 2
+    assert "training run with digest of the record files" in capsys.readouterr().err
 
 
 def test_a_run_whose_checkpoints_are_still_there_is_not_complete(

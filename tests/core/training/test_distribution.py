@@ -18,7 +18,6 @@ from tfrec_limaml.tasks.record_files import Share
 from tfrec_limaml.training.distribution import (
     Workers,
     check_equal,
-    make_strategy,
 )
 from tfrec_limaml.training.lost_workers import TimeLimit
 
@@ -104,7 +103,7 @@ def test_a_killed_worker_ends_the_other_one_and_both_resume_to_the_same_weights(
     arguments = ("--checkpoint-steps", "3", "--resume")
     codes, errors = pair(tmp_path, *arguments, whens=("never", "batch:12"))
     assert codes == [2, -signal.SIGKILL]
-    assert "another worker is gone or hangs" in errors[0]
+    assert "another worker is gone" in errors[0]
     assert "Traceback" not in errors[0]
     codes, errors = pair(tmp_path, *arguments)
     assert codes == [0, 0], errors[0][-2000:] + errors[1][-2000:]
@@ -164,30 +163,10 @@ def test_a_time_limit_ends_what_stands_still_and_a_renewed_one_does_not():
 
     with TimeLimit(0.2, "the start", end):
         assert over.wait(30)
-    assert "no answer in 0.2 s, waiting for the start" in ended[0]
+    assert "no progress in 0.2 s, waiting for the start" in ended[0]
     with TimeLimit(30, "the start", end) as limit:
         limit.renew()
     assert len(ended) == 1
-
-
-@pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        (None, "needs TF_CONFIG in the environment.*received None"),
-        ("{", "needs TF_CONFIG"),
-        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "TF_CONFIG"),
-        (
-            '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}',  # noqa: E501
-            "may name chief and worker, received \\['ps', 'worker'\\]",
-        ),
-    ],
-)
-def test_a_cluster_that_is_not_described_is_refused(monkeypatch, config, said):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    if config is not None:
-        monkeypatch.setenv("TF_CONFIG", config)
-    with pytest.raises(LimamlError, match=said):
-        make_strategy("multi-worker", 1.0)
 
 
 def test_other_strategies_are_refused():

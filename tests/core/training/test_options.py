@@ -40,6 +40,17 @@ def test_steps_and_adaptation_follow_the_meta_block_where_they_are_left_open():
     assert (mlp.chosen_adaptation, mlp.chosen_inner_steps) == ("gradient", 3)
 
 
+@pytest.mark.parametrize(
+    ("batches", "epochs"), [(1, 50), (8, 50), (11, 37), (50, 8), (58, 8), (10_000, 8)]
+)
+def test_small_data_are_trained_on_for_more_epochs(batches, epochs):
+    options = TrainOptions()
+    assert options.epochs_for(batches) == epochs
+    assert options.patience_for(epochs) == max(4, epochs // 2)
+    assert options.replace(epochs=3).epochs_for(batches) == 3
+    assert options.replace(patience=1).patience_for(epochs) == 1
+
+
 def test_the_papers_recipe_takes_one_gradient_step_on_the_query_loss_alone():
     paper = TrainOptions.paper()
     assert paper.model.chosen_adaptation == "gradient"

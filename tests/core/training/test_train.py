@@ -14,8 +14,9 @@ from evaluation_fixtures import SCHEMA
 from toys import write_split
 
 from tfrec_limaml.commands.train import COMMAND
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks import record_format
-from tfrec_limaml.training.data import TrainingData
+from tfrec_limaml.training.data import TrainingData, _batch_size
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import load_encoder
 from tfrec_limaml.training.train import _curve_summary, train
@@ -74,12 +75,28 @@ def test_the_split_of_an_episode_is_kept(with_episodes):
 
 def test_training_records_are_read_where_episodes_are_not_wanted(with_episodes, tasks_folder):
     for folder, options in (
-        (with_episodes, TrainOptions(as_served=False)),
+        (with_episodes, TrainOptions(use_episodes=False)),
         (tasks_folder, TrainOptions()),
     ):
         seen = signals(of_epoch(folder, options, 10, 1))
         assert sum(tasks for _, tasks in seen) == 55
         assert len(set().union(*(values for values, _ in seen))) > 10
+
+
+def test_a_support_fraction_that_episodes_leave_without_effect_is_refused(with_episodes):
+    options = TrainOptions(support_fraction=0.5)
+    with pytest.raises(LimamlError, match=r"support_fraction 0.5 has no effect.*--no-episodes"):
+        of_epoch(with_episodes, options, 10, 0)
+    assert of_epoch(with_episodes, options.replace(use_episodes=False), 10, 0)
+
+
+@pytest.mark.parametrize(
+    ("batch_rows", "tasks", "rows", "size"),
+    [(1024, 10, 320, 32), (1024, 10, 20, 128), (4096, 10, 20, 512), (1, 10, 320, 1)],
+)
+def test_a_batch_has_as_many_tasks_as_its_rows_allow(batch_rows, tasks, rows, size):
+    assert _batch_size(TrainOptions(batch_rows=batch_rows), tasks, rows) == size
+    assert _batch_size(TrainOptions(batch_rows=batch_rows, batch_size=7), tasks, rows) == 7
 
 
 @pytest.mark.slow
@@ -135,6 +152,23 @@ def test_a_model_that_does_not_adapt_tasks_has_no_support_losses(tasks_folder):
     options = TrainOptions(algorithm="vanilla", epochs=1).replace(global_units=(4,))
     result = train(tasks_folder, options).result
     assert not [name for name in result if name.startswith(("support_loss", "adaptation"))]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_graphs")
+def test_the_learning_rate_falls_over_the_epochs_that_are_chosen_by_the_data(tasks_folder):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = True
+            schedules.append(self.model.optimizer._learning_rate)  # the schedule itself
+
+    schedules = []
+    options = TrainOptions(algorithm="vanilla", choose_strength=False)
+    small = options.replace(global_units=(4,), meta_units=(4,))
+    result = train(tasks_folder, small, callbacks=[Stop()]).result
+    batches = TrainingData.of(tasks_folder, load_encoder(tasks_folder), small).steps
+    assert result["max_epochs"] == options.epochs_for(batches) == 50
+    assert schedules[0].warmup_steps + schedules[0].decay_steps == 50 * batches
 
 
 @pytest.mark.usefixtures("no_graphs")

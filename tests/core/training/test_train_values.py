@@ -20,10 +20,9 @@ def parser():
 @pytest.mark.parametrize(
     ("option", "text"),
     [
-        ("epochs", " (default: 8; paper: 15)"),
         ("learning_rate", " (default: 0.002; paper: 0.001)"),
         ("support_fraction", " (default: 0.2-0.9; paper: 0.75)"),
-        ("inner_steps", " (default: 2; paper: 1)"),  # chosen by the adaptation
+        ("embedding_dim", " (default: 33; paper: 32)"),
         ("global_units", " (default: 128,64)"),
         ("dropout", " (default: 0.3; paper: 0)"),
         ("second_order_steps", ""),

@@ -160,6 +160,7 @@ def test_where_less_adaptation_is_better_a_large_prior_precision_is_tried(other,
         (TrainOptions(), Trained(None, {}), None),  # does not adapt
         (TrainOptions().replace(prior_precision=1.0), served({"0": 0.7}, 0.0), None),
         (TrainOptions.paper(), served({"0": 0.7}, 0.0), None),  # gradient steps
+        (TrainOptions().replace(prior="encoder", inner_steps=0), served({"0": 0.7}, 0.0), None),
         (TrainOptions(), served({"0": 0.7}, 0.0), 1.0),  # the first worker has the say
     ],
 )
@@ -183,10 +184,12 @@ def test_the_command_says_what_was_tried():
     result = {
         **{"algorithm": "limaml", "epochs": 3, "seconds": 1.0, "best_val_auc": 0.75},
         **{"model": "m", "support_loss_before": 0.6, "support_loss_after": 0.5},
+        "total_seconds": 4.0,
         "val_score_by_id_embeddings": {"with": 0.7312, "without": 0.74},
         "val_auc_by_prior_precision": {"1": 0.739, "30": 0.7436},
     }
     text = COMMAND.render(result)
+    assert "limaml: 3 epochs in 1 s (4 s for all models that were tried)" in text
     assert "tried on the validation tasks, ID embeddings: with 0.7312, without 0.7400" in text
     assert "initial prior precision: 1 0.7390, 30 0.7436" in text
     assert "shrinkage" not in text

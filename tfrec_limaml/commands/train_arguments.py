@@ -165,13 +165,7 @@ def _add_epochs(group: Any) -> None:
         help="maximum number of epochs (default: 8, or more for small data: as many as take 400 "
         "batches, up to 50; paper: 15)",
     )
-    add(
-        "--patience",
-        type=int,
-        metavar="N",
-        help="epochs without a better validation score (default: half of the maximum, at least 4; "
-        "paper: 2)",
-    )
+    add("--patience", type=int, metavar="N", help="epochs without a better validation score")
 
 
 def _add_samples(group: Any) -> None:

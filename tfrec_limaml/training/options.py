@@ -17,8 +17,8 @@ from tfrec_limaml.training.model_options import ModelOptions
 Algorithm = Literal["limaml", "vanilla", "maml"]
 
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
-#: Maximum number of epochs, and patience, for data of many batches.
-EPOCHS, PATIENCE = 8, 4
+#: Maximum number of epochs for data of many batches.
+EPOCHS = 8
 #: Batches that a training on few data takes in more epochs, up to `MAX_EPOCHS`.
 MIN_BATCHES, MAX_EPOCHS = 400, 50
 
@@ -32,8 +32,7 @@ class TrainOptions:
         model: Settings of the model.
         epochs: Maximum number of epochs; the learning rate falls to 0 over all of them. None for 8,
             or more for small data: as many as take 400 batches, up to 50.
-        patience: Epochs without a better validation score before training stops; None for half of
-            the maximum number of epochs, and at least 4.
+        patience: Epochs without a better validation score before training stops.
         batch_size: Tasks per batch; None to choose it by `batch_rows`.
         batch_rows: Approximate number of training rows per batch; a task counts as at least 8.
         learning_rate: Peak of the outer learning rate.
@@ -56,7 +55,7 @@ class TrainOptions:
     algorithm: Algorithm = "limaml"
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     epochs: int | None = None
-    patience: int | None = None
+    patience: int = 4
     batch_size: int | None = None
     batch_rows: int = 1024
     learning_rate: float = 2e-3
@@ -126,10 +125,6 @@ class TrainOptions:
         if self.epochs is not None:
             return self.epochs
         return max(EPOCHS, min(MAX_EPOCHS, math.ceil(MIN_BATCHES / batches)))
-
-    def patience_for(self, epochs: int) -> int:
-        """The patience of a training of at most this many epochs."""
-        return max(PATIENCE, epochs // 2) if self.patience is None else self.patience
 
     def replace(self, **changes: Any) -> TrainOptions:
         """A copy with some fields changed; fields of the model are changed in `model`."""

@@ -24,13 +24,8 @@ class ValidationScore(keras.callbacks.Callback):
             logs[self.NAME] = (logs["val_auc"] + logs.get("val_unadapted_auc", logs["val_auc"])) / 2
 
 
-def early_stopping(options: TrainOptions, epochs: int) -> list[keras.callbacks.Callback]:
-    """Early stopping on adapted and un-adapted validation AUC, of the averaged weights.
-
-    Args:
-        options: The options of the training.
-        epochs: Its maximum number of epochs.
-    """
+def early_stopping(options: TrainOptions) -> list[keras.callbacks.Callback]:
+    """Early stopping on adapted and un-adapted validation AUC, of the averaged weights."""
     averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
     return [
         *(averaging if options.average_weights else []),
@@ -38,7 +33,7 @@ def early_stopping(options: TrainOptions, epochs: int) -> list[keras.callbacks.C
         keras.callbacks.EarlyStopping(
             ValidationScore.NAME,
             mode="max",
-            patience=options.patience_for(epochs),
+            patience=options.patience,
             restore_best_weights=True,
         ),
     ]

@@ -175,7 +175,7 @@ def _fit(
             make_optimizer(options, data.steps * epochs),
             steps_per_execution=1 if workers.call_each_batch else STEPS_PER_EXECUTION,
         )
-    stopping = early_stopping(options, epochs)
+    stopping = early_stopping(options)
     callbacks = _callbacks(work, limit, data, model, stopping)
     writers = _checkpoints(work, data, stopping[-1], checkpoints)
     history = model.fit(

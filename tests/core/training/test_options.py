@@ -46,9 +46,7 @@ def test_steps_and_adaptation_follow_the_meta_block_where_they_are_left_open():
 def test_small_data_are_trained_on_for_more_epochs(batches, epochs):
     options = TrainOptions()
     assert options.epochs_for(batches) == epochs
-    assert options.patience_for(epochs) == max(4, epochs // 2)
     assert options.replace(epochs=3).epochs_for(batches) == 3
-    assert options.replace(patience=1).patience_for(epochs) == 1
 
 
 def test_the_papers_recipe_takes_one_gradient_step_on_the_query_loss_alone():

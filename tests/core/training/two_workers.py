@@ -86,7 +86,7 @@ def alone(tasks, run, workers, options):
         batches.apply(tf.data.experimental.assert_cardinality(STEPS)),
         validation_data=task_dataset(validation, encoder, 32),
         epochs=options.epochs,
-        callbacks=[EpochNumber(epoch), *early_stopping(options, options.epochs)],
+        callbacks=[EpochNumber(epoch), *early_stopping(options)],
         verbose=0,
     )
     run.mkdir(exist_ok=True)

@@ -2,8 +2,8 @@
 
 `FeatureEncoder` turns raw columns into ``{"meta": float [..., F_m], "other": float [..., F_o]}``
 plus one entry for each feature with an embedding: int32 ids ``[...]``, or, for
-multi-valued ones, a float multi-hot ``[..., V]``; and one for each nested task definition, see
-`subtask_feature`.
+multi-valued ones, a float multi-hot ``[..., V]``; and int64 ``[...]`` for each nested task
+definition, see `subtask_feature`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,26 @@ OTHER_OFFSET = "joint:other_offset"
 Features = Mapping[str, tf.Tensor]
 
 
+_SUBTASK = "subtask:"
+
+
 def subtask_feature(definition: str) -> str:
     """Name of the encoded feature, int64 ``[N]``, that identifies a row's subtask.
 
     It is equal for rows of one task with the same key of `definition`.
     """
-    return f"subtask:{definition}"
+    return f"{_SUBTASK}{definition}"
 
 
 def feature_specs(shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, tf.TensorSpec]:
     """Specifications of encoded features with these shapes ``[N, ...]``."""
-    return {
-        name: tf.TensorSpec(shape, tf.float32 if len(shape) > 1 else tf.int32)
-        for name, shape in shapes.items()
-    }
+    return {name: tf.TensorSpec(shape, _dtype(name, len(shape))) for name, shape in shapes.items()}
+
+
+def _dtype(name: str, rank: int) -> tf.DType:
+    if rank > 1:
+        return tf.float32
+    return tf.int64 if name.startswith(_SUBTASK) else tf.int32
 
 
 def zero_row(shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, tf.Tensor]:

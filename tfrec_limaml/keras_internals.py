@@ -42,6 +42,19 @@ def layers_within(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(internal(keras, layer, "_flatten_layers")())
 
 
+def operations_within(layer: keras.layers.Layer) -> list[Any]:
+    """The layer, all layers in it and all other operations of its functional models."""
+    layers = layers_within(layer)
+    operations = {
+        id(operation): operation
+        for model in layers
+        if isinstance(model, Functional)
+        for operation in model.operations
+        if not isinstance(operation, keras.layers.Layer)
+    }
+    return [*layers, *operations.values()]
+
+
 class FitsUnderStrategies(keras.Model):
     """Adapts Keras' loops to models of task batches under a `tf.distribute.Strategy`."""
 

@@ -101,7 +101,8 @@ class Manifest:
         training_quality: ``quality`` of the data card of the training run: shares of filled values
             and of unknown keys, rows per day. Empty if unknown.
         binary: Whether the ranker's outputs are `PROBABILITY` and `LOGIT`. The output is
-            `PREDICTION` if the model has a regression loss, or one of the user's own.
+            `PREDICTION` if the model has a regression loss, or one of the user's own that is not
+            one of binary labels (``binary=False`` of ``compile``).
         metrics: Evaluation results, if known.
         libraries: Names and versions of the libraries used for the export.
         created: ISO 8601 time of the export.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import itertools
 import re
@@ -32,7 +33,8 @@ def test_the_package_tells_its_version():
 def test_every_command_loads_and_teaches_with_an_example(entry):
     command = entry.load()
     assert isinstance(command, Command)
-    assert f"limaml {entry.name}" in command.description
+    for name, parser in commands_of(entry).items():
+        assert re.search(rf"examples?[^\n]*:\n(?:.*\n)*? *{name}\b", parser.description), name
     assert len(command.help) < 100
 
 
@@ -45,6 +47,19 @@ def test_every_option_of_a_command_has_a_help_text(entry, capsys):
     blocks = re.split(r"\n  (?=\S)", options)[1:]
     assert "show this help message" in options
     assert [text for text in blocks if not re.search(r"\S {2,}\S|\n {20,}\S", text)] == []
+
+
+def commands_of(entry):
+    """The parsers of a command and of the commands beneath it, by their names."""
+    top = build_parser([entry.name])
+    todo, found = [("limaml", top)], {}
+    while todo:
+        name, parser = todo.pop()
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                todo += [(f"{name} {word}", sub) for word, sub in action.choices.items()]
+        found[name] = parser
+    return {name: parser for name, parser in found.items() if parser is not top}
 
 
 def command_lines(text):
@@ -61,7 +76,9 @@ def command_lines(text):
 
 @each_command
 def test_every_command_line_of_a_help_text_runs_as_printed(entry):
-    for arguments in command_lines(entry.load().description):
+    for arguments in itertools.chain(
+        *(command_lines(parser.description) for parser in commands_of(entry).values())
+    ):
         try:
             build_parser([arguments[0]]).parse_args(arguments)
         except SystemExit:

@@ -60,6 +60,10 @@ def test_layers_are_seen_at_any_depth():
     inner = keras.layers.Dense(1)
     outer = keras.Sequential([keras.Sequential([inner])])
     assert inner in internals.layers_within(outer)
+    rows = keras.Input((3,))
+    inner = keras.Model(rows, keras.ops.flip(rows, 1))
+    names = [part.name for part in internals.operations_within(keras.Sequential([inner]))]
+    assert sum(name.startswith("flip") for name in names) == 1
 
 
 def test_a_compiled_model_has_a_loss_tracker_and_parts_that_can_be_built(model):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfrec_limaml.adaptation.axes import merge_axes, split_axes
@@ -24,6 +23,7 @@ from tfrec_limaml.adaptation.inner_weights import (
     shared_product,
     with_task_axis,
 )
+from tfrec_limaml.adaptation.mixing import ENTRIES, drawn, refuse_mixing, varied
 from tfrec_limaml.adaptation.vectorized import vectorized
 from tfrec_limaml.keras_internals import (
     Functional,
@@ -63,7 +63,7 @@ def check_batchable(layer: keras.layers.Layer, inputs: Any) -> None:
     """Traces a built layer over two tasks, to see whether it can be batched.
 
     Raises `ValueError` naming the first part that cannot be batched, a layer that adds losses, or
-    layers without weights that mix the tasks.
+    parts without weights that mix the tasks.
 
     Args:
         layer: A built layer.
@@ -78,46 +78,8 @@ def check_batchable(layer: keras.layers.Layer, inputs: Any) -> None:
         tf.function(
             lambda x: apply_per_task(layer, weights, x, training=True), autograph=False
         ).get_concrete_function(values)
-        _refuse_mixing(layer, weights, inputs)
-
-
-def _refuse_mixing(layer: keras.layers.Layer, weights: Weights, inputs: Any) -> None:
-    """Raises `ValueError` if a task's result depends on the other tasks.
-
-    That is so if a layer without weights reduces over its first axis. Layers of Keras that have no
-    axis cannot, and take no time here.
-    """
-    suspects = [part for part in layers_within(layer) if _may_mix(part)]
-    if not suspects:
-        return
-    draw = np.random.default_rng(0)  # values of an embedding's rows, too
-    values = tf.nest.map_structure(
-        lambda x: tf.cast(draw.uniform(size=(2, *x.shape)), x.dtype), inputs
-    )
-
-    def first_task(tasks: int) -> list[Any]:
-        some_weights, some_values = tf.nest.map_structure(lambda x: x[:tasks], (weights, values))
-        outputs = tf.nest.flatten(apply_per_task(layer, some_weights, some_values))
-        return [tf.cast(output[0], tf.float32).numpy() for output in outputs]
-
-    def same(one: list[Any], other: list[Any]) -> bool:
-        return all(np.allclose(a, b, 1e-2, 1e-3) for a, b in zip(one, other, strict=True))
-
-    together = first_task(2)
-    if same(together, first_task(2)) and not same(together, first_task(1)):
-        names = ", ".join(repr(part.name) for part in suspects)
-        raise ValueError(
-            f"layer {layer.name!r} mixes tasks: the result for a task depends on the others in the "
-            f"batch. A layer without weights ({names}) reads the rows of all tasks at once; let it "
-            "reduce over other axes than the first"
-        )
-
-
-def _may_mix(part: keras.layers.Layer) -> bool:
-    """Whether this is a layer without weights that may reduce over its first axis."""
-    own = not type(part).__module__.startswith("keras.") or isinstance(part, keras.layers.Lambda)
-    parts = layers_within(part)
-    return len(parts) == 1 and not part.weights and (own or hasattr(part, "axis"))
+        tasks = [varied([tf.repeat(w[:1], ENTRIES, 0) for w in weights]), drawn(inputs)]
+        refuse_mixing(layer, lambda x: apply_per_task(layer, *x), tasks, "task")
 
 
 def _refuse_losses(layer: keras.layers.Layer, inputs: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.mixing import drawn, refuse_mixing, varied
 from tfrec_limaml.blocks.base import GlobalBlock
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import Features
@@ -71,7 +72,7 @@ class FunctionalGlobalBlock(GlobalBlock):
     ) -> None:
         """Checks the model's inputs against the encoded features.
 
-        Raises `LimamlError` naming the input that does not fit.
+        Raises `LimamlError` naming the input that does not fit, or parts that mix rows.
         """
         shapes = {**features_shape, META_EMBEDDING: meta_embedding_shape}
         for tensor in self.model.inputs:
@@ -85,7 +86,23 @@ class FunctionalGlobalBlock(GlobalBlock):
                     f"the model's input {tensor.name!r} has shape {tensor.shape}, the feature has "
                     f"{tuple(shapes[tensor.name])}; give the input the feature's shape"
                 )
+        with tf.init_scope():
+            self._refuse_mixing()
         self.built = True
+
+    def _refuse_mixing(self) -> None:
+        variables = self.model.trainable_variables
+        values = varied([tf.convert_to_tensor(v) for v in variables])
+        rows = {t.name: tf.zeros(t.shape[1:], t.dtype) for t in self.model.inputs}
+
+        def logits(rows: Features) -> tf.Tensor:
+            with keras.StatelessScope(list(zip(variables, values, strict=True))):
+                return self.head(self.encode_context(rows), rows[META_EMBEDDING])
+
+        try:
+            refuse_mixing(self.model, logits, drawn(rows), "row")
+        except ValueError as error:
+            raise LimamlError(str(error)) from error
 
     def encode_context(self, features: Features, training: bool = False) -> list[tf.Tensor]:
         """The tensors that enter the part with the meta embedding."""

@@ -14,6 +14,7 @@ from tfrec_limaml.commands.arguments import at_least, output_folder
 from tfrec_limaml.report.comparison_page import (
     gain_text,
     mean_of_seeds,
+    seed_notes,
     slice_auc,
     slices,
     write_comparison_page,
@@ -96,14 +97,13 @@ def markdown(result: dict[str, Any]) -> str:
         name = row["name"] if row["served"] else f"{row['name']} (cannot be stored)"
         spread = "" if row["auc_sd"] is None else f" ({row['auc_sd']:.4f})"
         unadapted = "" if row["auc_unadapted"] is None else f"{row['auc_unadapted']:.4f}"
-        line = (
+        lines.append(
             f"| {name} | {row['auc_mean']:.4f}{spread} | {unadapted} | {gain_text(row)} | "
             f"{row['log_loss']:.4f} | {row['calibration']:.3f} | {row['gauc']:.4f} | "
             f"{row['ndcg_10']:.4f} | {row['seconds']:.0f} |"
         )
-        lines.append(line)
-        if "diverged" in row:
-            lines[-1] += f" seeds {row['diverged']} diverged and are left out"
+    for note in seed_notes(result):
+        lines += ["", note]
     lines += _served_unadapted(result["results"])
     lines += _slices([row for row in result["results"] if "auc_mean" in row])
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,45 @@ examples:
 next: limaml prepare runs/raw --output runs/tasks
 """
 
+_LIST = """\
+Lists the built-in data sets. Next: limaml datasets describe NAME
+
+example:
+  limaml datasets list
+"""
+
+_DESCRIBE = """\
+Prints the data card of a prepared folder or a file (guessing a schema), or what a NAME stands for.
+
+examples:
+  limaml datasets describe kuairand-pure
+  limaml datasets describe clicks.csv --label clicked --write-schema my.yaml
+
+next: limaml datasets prepare --schema my.yaml --interactions clicks.csv --output runs/raw
+"""
+
+_PREPARE = """\
+Writes a built-in data set (NAME), or your data (--schema and --interactions), in the raw layout.
+
+examples:
+  limaml datasets prepare simulated --output runs/raw
+  limaml datasets prepare --schema my.yaml --interactions clicks.csv --output runs/raw \\
+      --table users=users.parquet
+
+next: limaml prepare runs/raw --output runs/tasks
+"""
+
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    list_parser = actions.add_parser("list", help="list the built-in data sets")
-    describe = actions.add_parser(
+    add = functools.partial(
+        actions.add_parser, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    list_parser = add("list", help="list the built-in data sets", description=_LIST)
+    describe = add(
         "describe",
         help="print a data card; for a plain file also a suggested schema",
-        description="Prints the data card of a prepared folder or a file (with a guessed schema), "
-        "or the description of a built-in data set.",
+        description=_DESCRIBE,
     )
     describe.add_argument(
         "target",
@@ -51,12 +82,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_known_columns(describe)
     add_text_arguments(describe)
-    prepare = actions.add_parser(
-        "prepare",
-        help="write a data set in the raw layout",
-        description="Writes a built-in data set (NAME) or your data (--schema, --interactions, "
-        "--table) in the raw layout.",
-    )
+    prepare = add("prepare", help="write a data set in the raw layout", description=_PREPARE)
     _add_prepare(prepare)
     for sub in (list_parser, describe, prepare):
         # Suppressed default: the flag may stand before or after the action.

@@ -48,5 +48,6 @@ def _check_pairs(options: TrainOptions, given: set[str]) -> None:
         names = " and ".join(f"--{name.replace('_', '-')}" for name in shrinkages)
         raise LimamlError(
             f"only the global block 'dot_product' reads {names}, received "
-            f"{options.model.global_block!r}; leave one of them out"
+            f"{options.model.global_block!r}; leave {'them' if len(shrinkages) > 1 else 'it'} "
+            "out, or use --global-block dot_product"
         )

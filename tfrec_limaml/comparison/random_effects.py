@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.gauss_newton import MINIMUM_CURVATURE
 from tfrec_limaml.arrays import Array, Floats, Integers
 from tfrec_limaml.comparison.networks import scores
 from tfrec_limaml.comparison.rivals import Data, Outcome
@@ -29,6 +30,8 @@ PENALTIES = (1e5, 3e4, 1e4, 3e3, 1e3, 300.0, 100.0, 30.0, 10.0, 3.0)
 INTERCEPT_PENALTIES = (np.inf, 10.0, 3.0, 1.0, 0.3)
 _FIRST_INTERCEPT_PENALTY = 3.0
 NEWTON_STEPS = 30
+#: Smallest deviation that a feature is divided by: one that hardly varies would get huge values.
+_MINIMUM_DEVIATION = 0.05
 
 
 def glmix(data: Data, seed: int) -> Outcome:
@@ -153,7 +156,7 @@ def _newton_step(
     """The change of the dual ``[n]`` to the minimum of the objective's quadratic form."""
     effect = gram @ dual / penalty
     probability = sigmoid(offset + effect)
-    curvature = weight * np.maximum(probability * (1 - probability), 1e-4)
+    curvature = weight * np.maximum(probability * (1 - probability), MINIMUM_CURVATURE)
     target = curvature * effect + weight * (label - probability)
     root = np.sqrt(curvature)
     matrix = np.eye(len(label)) + root[:, None] * gram * root / penalty
@@ -213,4 +216,5 @@ def _train_scores(model: TaskModel, data: Data) -> Floats:
 
 
 def _moments(values: npt.NDArray[np.float32]) -> tuple[Floats, Floats]:
-    return values.mean(0, dtype=np.float64), np.maximum(values.std(0, dtype=np.float64), 0.05)
+    deviation = values.std(0, dtype=np.float64)
+    return values.mean(0, dtype=np.float64), np.maximum(deviation, _MINIMUM_DEVIATION)

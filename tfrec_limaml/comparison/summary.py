@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,19 @@ from tfrec_limaml.evaluation.metrics import (
     ndcg,
 )
 
+Run = Mapping[str, Any]
+Pair = tuple[Run, Run]
+
 #: A run whose log loss is this many times that of the mean label has diverged.
 DIVERGED = 2.0
 
 
-def summarise(runs: Sequence[dict[str, Any]], rows: Rows, reference: str) -> list[dict[str, Any]]:
+def summarise(runs: Sequence[Run], rows: Rows, reference: str) -> list[dict[str, Any]]:
     """One entry per rival, in the order of the runs.
+
+    All columns of a rival are of the seeds in which both the rival and the reference have usable
+    scores. The one run of a rival without random numbers is compared with every run of the
+    reference.
 
     Returns:
         Entries with ``name``, ``served`` (whether production could serve it), ``seeds``,
@@ -36,7 +43,9 @@ def summarise(runs: Sequence[dict[str, Any]], rows: Rows, reference: str) -> lis
         row, clustered by task, including the variance over seeds; None with fewer than 30 tasks),
         ``log_loss`` and ``calibration`` (rows count by their weights), ``gauc``, ``ndcg_10``,
         ``slices`` (their AUC is None with fewer than 30 tasks), ``seconds``; ``diverged`` seeds are
-        listed and excluded; a ``note`` gives the reason if there is no result.
+        listed and excluded; ``used_seeds``, if they are not all; a ``note`` gives the reason why a
+        run has no scores. Without a common seed there is no ``gain``, and the other columns are of
+        the rival's own seeds.
     """
     names = list(dict.fromkeys(run["name"] for run in runs))
     usable = {name: [r for r in runs if r["name"] == name and _usable(r, rows)] for name in names}
@@ -52,12 +61,28 @@ def summarise(runs: Sequence[dict[str, Any]], rows: Rows, reference: str) -> lis
         if notes:
             entry["note"] = "; ".join(sorted(notes))
         if usable[name]:
-            entry |= _measure(usable[name], base, rows)
+            runs_used, pairs = _paired(usable[name], base, is_seedless=len(own_runs) == 1)
+            if len(runs_used) < len(own_runs):
+                entry["used_seeds"] = [run["seed"] for run in runs_used]
+            entry |= _measure(runs_used, rows) | paired_gain(pairs, rows)
         entries.append(entry)
     return entries
 
 
-def _usable(run: dict[str, Any], rows: Rows) -> bool:
+def _paired(runs: list[Run], base: list[Run], is_seedless: bool) -> tuple[list[Run], list[Pair]]:
+    """The runs that are summarised, and their pairs with runs of the reference."""
+    pairs = [(runs[0], other) for other in base] if is_seedless else same_seeds(runs, base)
+    common = [run for run in runs if is_seedless or any(run is own for own, _ in pairs)]
+    return common or runs, pairs
+
+
+def same_seeds(runs: Sequence[Run], base: Sequence[Run]) -> list[Pair]:
+    """Pairs of runs, for each seed that both have."""
+    by_seed = {run["seed"]: run for run in base}
+    return [(run, by_seed[run["seed"]]) for run in runs if run["seed"] in by_seed]
+
+
+def _usable(run: Run, rows: Rows) -> bool:
     if "scores" not in run or not np.isfinite(run["scores"]).all():
         return False
     mean = np.full(len(rows.label), np.average(rows.label, weights=rows.weight))
@@ -65,7 +90,7 @@ def _usable(run: dict[str, Any], rows: Rows) -> bool:
     return log_loss(rows.label, run["scores"], rows.weight) < limit
 
 
-def _measure(runs: list[dict[str, Any]], base: list[dict[str, Any]], rows: Rows) -> dict[str, Any]:
+def _measure(runs: list[Run], rows: Rows) -> dict[str, Any]:
     aucs = [auc(rows.label, run["scores"]) for run in runs]
     unadapted = [auc(rows.label, r["unadapted"]) for r in runs if "unadapted" in r]
     entry: dict[str, Any] = {
@@ -89,32 +114,28 @@ def _measure(runs: list[dict[str, Any]], base: list[dict[str, Any]], rows: Rows)
         }
         for name, mask in history_slices(rows.history)
     ]
-    return entry | paired_gain(runs, base, rows)
+    return entry
 
 
-def _slice_auc(runs: list[dict[str, Any]], rows: Rows, mask: Array) -> float | None:
+def _slice_auc(runs: list[Run], rows: Rows, mask: Array) -> float | None:
     """The mean AUC of some rows; None if they are of too few tasks."""
     if len(np.unique(rows.task[mask])) < MIN_TASKS:
         return None
     return float(np.mean([auc(rows.label[mask], r["scores"][mask]) for r in runs]))
 
 
-def paired_gain(
-    runs: list[dict[str, Any]], base: list[dict[str, Any]], rows: Rows
-) -> dict[str, Any]:
+def paired_gain(pairs: Sequence[Pair], rows: Rows) -> dict[str, Any]:
     """The mean gain; its variance is that of the mean over seeds plus that of the rows.
 
-    Runs are paired by seed. A rival without random numbers has one run, which is paired with each
-    run of the reference: its gain is then the difference of the mean AUCs.
+    Args:
+        pairs: Runs, each with the run of the reference that it is compared with.
+        rows: The rows that all of them scored.
+
+    Returns:
+        ``gain``, ``gain_low`` and ``gain_high`` in AUC; nothing without pairs.
     """
-    if not base:
+    if not pairs:
         return {}
-    by_seed = {run["seed"]: run for run in base}
-    pairs = (
-        [(runs[0], other) for other in base]
-        if len(runs) == 1
-        else [(run, by_seed.get(run["seed"], base[0])) for run in runs]
-    )
     gains = [
         auc_difference(rows.label, run["scores"], other["scores"], rows.task)
         for run, other in pairs

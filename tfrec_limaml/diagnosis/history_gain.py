@@ -25,6 +25,9 @@ from tfrec_limaml.evaluation.metrics import Interval, auc_difference
 #: Candidate prior deviations of effects, in logits.
 DEVIATIONS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)
 _STEPS = 15
+#: Smallest curvature of a row's loss in a Newton step: rows with confident predictions would
+#: otherwise allow steps far beyond the optimum.
+_MINIMUM_CURVATURE = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +133,8 @@ def _effects(rows: Rows, row: Array, group: Array, tau: float) -> Array:
     for _ in range(_STEPS):  # damped Newton steps: the curvature is at most 1 / 4 per row
         p = sigmoid(offset + effect[code])
         slope = np.bincount(code, weight * (label - p), size) - effect / tau**2
-        curvature = np.bincount(code, weight * np.maximum(p * (1 - p), 0.05), size) + 1 / tau**2
+        of_rows = weight * np.maximum(p * (1 - p), _MINIMUM_CURVATURE)
+        curvature = np.bincount(code, of_rows, size) + 1 / tau**2
         effect = effect + slope / curvature
     return np.bincount(row, share * effect[group], len(rows.task))
 

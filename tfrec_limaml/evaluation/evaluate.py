@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfrec_limaml.arrays import Array
-from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.evaluation.checked_rows import checked_rows
 from tfrec_limaml.evaluation.cohorts import HISTORY_BOUNDS, Rows, cohorts, history_slices
 from tfrec_limaml.evaluation.metrics import (
     auc,
@@ -50,11 +50,12 @@ def measure(
     """Metrics of scored rows, overall, by length of history and by cohort.
 
     Args:
-        rows: Arrays ``[N]``: ``probability``, ``label``, ``history``, ``task_key``, and for the
-            dormant cohort ``timestamp`` and ``last_seen``.
+        rows: Arrays or lists ``[N]``: ``probability``, ``label`` (0 or 1), ``history`` (samples in
+            the support set), ``task_key`` (of one type), and for the dormant cohort ``timestamp``
+            and ``last_seen`` (ms since 1970). Other columns are not read.
         bounds: Lower bounds of the slices by history.
         reference: Another model's probabilities ``[N]`` of the same rows, to report the gain over.
-        trained_keys: See `cohorts`.
+        trained_keys: See `cohorts`; of the type of ``task_key``.
         dormant_days: See `cohorts`.
 
     Returns:
@@ -66,13 +67,14 @@ def measure(
         metrics there is also a warning.
 
     Raises:
-        LimamlError: No rows, or no probabilities.
+        LimamlError: There are no rows, or a column is missing, has another form or length than it
+            must, or an impossible value, such as a logit in place of a probability.
     """
-    _check_rows(rows)
+    rows = checked_rows(rows, reference, trained_keys)
     codes = np.unique(rows["task_key"], return_inverse=True)[1]
     columns = {"label": rows["label"], "probability": rows["probability"], "task": codes}
     if reference is not None:
-        columns["reference"] = reference
+        columns["reference"] = rows["reference"]
     result = _measure_rows(columns)
     task_auc, tasks = per_task_auc(codes, rows["label"], rows["probability"])
     if tasks < MIN_TASKS:
@@ -97,18 +99,6 @@ def measure(
         "slices": [part(name, mask) for name, mask in history_slices(rows["history"], bounds)],
         "cohorts": [part(name, mask) for name, mask in groups if mask.any()],
     }
-
-
-def _check_rows(rows: Rows) -> None:
-    if "probability" not in rows:
-        raise LimamlError(
-            "evaluation needs the column 'probability' of a model for binary labels, received "
-            f"{sorted(rows)}"
-        )
-    if not len(rows["label"]):
-        raise LimamlError(
-            "there are no query rows to evaluate; check the split dates of the schema"
-        )
 
 
 def bayes_auc(rows: Rows) -> float | None:

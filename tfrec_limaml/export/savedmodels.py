@@ -77,9 +77,9 @@ def export_for_serving(
             "diverged; train again with a lower learning rate"
         )
     base = Path(base_directory)
-    version_number = _next_version(base) if model_version is None else _checked(model_version)
-    final = _new_folders(base, version_number)
-    manifest = _manifest(model, version_number, task_definition, metrics or {})
+    number = _next_version(base) if model_version is None else _checked(model_version)
+    final = _new_folders(base, number)
+    manifest = _manifest(model, number, task_definition, metrics or {})
     # The adapter is renamed first: every visible ranker has one.
     with (
         staging.folder(final["ranker"], replace=False) as ranker,

@@ -138,6 +138,18 @@ class LiMAML(EncodesRows):
         """Adapts the meta block to the support sets.
 
         Everything that does not depend on the meta embedding is computed once.
+
+        Args:
+            support: Encoded features ``[T, S, ...]``, ``label`` and ``weight`` ``[T, S]``; rows of
+                weight 0 are padding.
+            steps: Inner steps. None, and an `adaptation_strength` of 0 outside of training, leave
+                the tasks un-adapted: the block does not read the support sets. With 0 steps only
+                blocks that read the support set use it.
+            training: Passed on to the layers; tasks then adapt with strength 1, without variances.
+
+        Returns:
+            One entry per task: weights ``[T, ...]``, losses ``[T]``, a variance ``[T, D]`` or None;
+            see `AdaptedTasks`.
         """
         if steps is None or (self.adaptation_strength == 0 and not training):
             real = self.real_rows(support["features"], support["weight"])

@@ -30,7 +30,7 @@ def write_comparison_page(path: str | Path, result: Mapping[str, Any]) -> Path:
     sections = [
         page.section(
             "Test AUC",
-            introduction,
+            " ".join([introduction, *seed_notes(result)]),
             page.figure(_auc_chart(rows), wide=True),
             page.table(_HEAD, [_cells(row) for row in rows], is_open=True),
         ),
@@ -71,6 +71,21 @@ def gain_text(row: Mapping[str, Any], between: str = " ") -> str:
     if row["gain_low"] is None:
         return f"{row['gain']:+.4f} (too few tasks for an interval)"
     return f"{row['gain']:+.4f} ({row['gain_low']:+.4f}{between}{row['gain_high']:+.4f})"
+
+
+def seed_notes(result: Mapping[str, Any]) -> list[str]:
+    """A sentence for each rival whose numbers are not of all seeds."""
+    reference, notes = result["reference"], []
+    for row in result["results"]:
+        if "used_seeds" not in row:
+            continue
+        used, diverged = row["used_seeds"], row.get("diverged", [])
+        missing = [seed for seed in row["seeds"] if seed not in (*used, *diverged)]
+        reasons = [f"seeds {diverged} diverged"] if diverged else []
+        if missing:
+            reasons.append(f"{row['name']} or {reference} has no scores of the seeds {missing}")
+        notes.append(f"{row['name']}: all numbers are of the seeds {used} ({'; '.join(reasons)}).")
+    return notes
 
 
 def _auc_chart(rows: Sequence[Mapping[str, Any]]) -> str:

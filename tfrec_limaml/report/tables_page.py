@@ -52,8 +52,8 @@ def _cells(line: Mapping[str, Any], part: Mapping[str, Any]) -> list[str]:
         _name(line, part),
         f"{part['rows']:,}",
         "" if part["paper"] is None else f"{part['paper']:+.2f}",
-        f"{part['gain']:+.2f}{spread('gain', '.2f', part)}",
-        f"{part['gain_low']:+.2f} to {part['gain_high']:+.2f}",
+        "equal" if part["equal"] else f"{part['gain']:+.2f}{spread('gain', '.2f', part)}",
+        "" if part["equal"] else f"{part['gain_low']:+.2f} to {part['gain_high']:+.2f}",
         f"{line['auc_mean']:.4f}{spread('auc', '.4f', line)}" if is_all else "",
         f"{line['val_auc_mean']:.4f}" if is_all else "",
         f"{line['time']:+.0f}" if is_all else "",
@@ -65,6 +65,8 @@ def ordering_sentence(ordering: Mapping[str, Any]) -> str:
     verb = "takes longer than" if ordering["time"] else "is above"
     rows_text = "" if ordering["slice"] == "all" else f" on {ordering['slice']} rows"
     statement = f"*{ordering['more']}* {verb} *{ordering['less']}*{rows_text}"
+    if ordering["equal"]:
+        return f"equal: *{ordering['more']}* and *{ordering['less']}*{rows_text}"
     if ordering["holds"] is None:
         return f"not measured: {statement}"
     verdict = "holds" if ordering["holds"] else "DOES NOT HOLD"

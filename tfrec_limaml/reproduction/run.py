@@ -14,7 +14,7 @@ from tfrec_limaml.comparison.run import run_all
 from tfrec_limaml.report.tables_page import ordering_sentence, write_tables_page
 from tfrec_limaml.reproduction.setups import Setup, Trainer
 from tfrec_limaml.reproduction.summary import summarise
-from tfrec_limaml.reproduction.table import Table
+from tfrec_limaml.reproduction.table import EQUAL, Table
 from tfrec_limaml.wording import counted
 
 Progress = Callable[[str], None]
@@ -101,7 +101,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
         f"{result['text']} Gains are per cent of test AUC over *{result['reference']}*, "
         f"{averaging}, with the 95 % interval, paired by row and clustered by task; time is that "
-        "of the training part of an epoch, in per cent relative to the reference.",
+        "of the training part of an epoch, in per cent relative to the reference. A difference "
+        f"of at most {EQUAL / 100:g} in AUC is rounding: the lines are equal.",
         "",
         f"| | rows | paper | gain{sd} | interval | AUC{sd} "
         "| validation AUC | paper's time | time |",
@@ -122,12 +123,15 @@ def _row(line: Mapping[str, Any], part: Mapping[str, Any], spread: bool) -> str:
 
     is_all = part["slice"] == "all"
     label = line["label"] if is_all else f"{line['label']}: {part['slice']}"
+    gain = [
+        with_spread(f"{part['gain']:+.2f}", f"{part['gain_sd']:.2f}"),
+        f"{part['gain_low']:+.2f} to {part['gain_high']:+.2f}",
+    ]
     cells = [
         label,
         f"{part['rows']:,} of {counted(part['tasks'], 'task', spec=',')}",
         _percent(part["paper"]),
-        with_spread(f"{part['gain']:+.2f}", f"{part['gain_sd']:.2f}"),
-        f"{part['gain_low']:+.2f} to {part['gain_high']:+.2f}",
+        *(["equal", ""] if part["equal"] else gain),
         with_spread(f"{line['auc_mean']:.4f}", f"{line['auc_sd']:.4f}") if is_all else "",
         f"{line['val_auc_mean']:.4f}" if is_all else "",
         _percent(line["paper_time"]) if is_all else "",

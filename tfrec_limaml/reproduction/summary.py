@@ -11,11 +11,11 @@ import numpy as np
 from tfrec_limaml.arrays import Mask
 from tfrec_limaml.comparison.rivals import Data
 from tfrec_limaml.comparison.rows import Rows
-from tfrec_limaml.comparison.summary import paired_gain
+from tfrec_limaml.comparison.summary import paired_gain, same_seeds
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.cohorts import PAPER_BOUND
 from tfrec_limaml.evaluation.metrics import auc
-from tfrec_limaml.reproduction.table import Line, Ordering, Table
+from tfrec_limaml.reproduction.table import EQUAL, Line, Ordering, Table
 from tfrec_limaml.schema.columns import DAY_MS
 
 Run = Mapping[str, Any]
@@ -40,7 +40,9 @@ def summarise(
         JSON types: ``lines`` (``label``, ``auc_mean``, ``auc_sd``, ``val_auc_mean``, ``slices``
         with ``rows``, ``tasks``, ``gain``, ``gain_sd``, ``gain_low``, ``gain_high`` and the
         ``paper``'s gain, all in per cent of the reference's AUC, and ``time``, training time in per
-        cent relative to the reference), ``orderings`` with whether each ``holds``.
+        cent relative to the reference), ``orderings`` with whether each ``holds``, or its lines are
+        ``equal``. A slice is ``equal`` to that of the reference if
+        rounding explains its gain.
     """
     by_label = {line.label: line for line in table.lines}
     lines = []
@@ -51,8 +53,7 @@ def summarise(
                 f"{table.name}: {line.label!r} and {base.label!r} score the rows of different task "
                 "definitions and cannot be paired"
             )
-        line_runs = runs[line.setup.name]
-        lines.append(_line(table, line, line_runs, runs[base.setup.name], data[line.setup.task]))
+        lines.append(_line(table, line, base, runs, data[line.setup.task]))
     return {
         "name": table.name,
         "title": table.title,
@@ -65,8 +66,9 @@ def summarise(
 
 
 def _line(
-    table: Table, line: Line, line_runs: Sequence[Run], base_runs: Sequence[Run], data: Data
+    table: Table, line: Line, base: Line, runs: Mapping[str, Sequence[Run]], data: Data
 ) -> dict[str, Any]:
+    line_runs, base_runs = runs[line.setup.name], runs[base.setup.name]
     notes = sorted({str(run["note"]) for run in (*line_runs, *base_runs) if "note" in run})
     entry: dict[str, Any] = {"label": line.label, "paper_time": line.paper_time}
     if notes:
@@ -86,7 +88,8 @@ def _line(
             {
                 "slice": name,
                 "paper": line.paper.get(name),
-                **_gain(line_runs, base_runs, data.test, mask),
+                **(gain := _gain(line_runs, base_runs, data.test, mask)),
+                "equal": line is not base and _is_rounding(gain),
             }
             for name, mask in masks(table.slices, data)
             if len(np.unique(data.test.label[mask])) > 1
@@ -108,13 +111,18 @@ def _gain(
         for a, b in zip(line_part, base_part, strict=True)
     ]
     reference_auc = float(np.mean([b for _, b in values]))
-    gain = {k: 100 * v / reference_auc for k, v in paired_gain(line_part, base_part, part).items()}
+    gains = paired_gain(same_seeds(line_part, base_part), part)
+    gain = {name: 100 * value / reference_auc for name, value in gains.items()}
     return {
         "rows": int(mask.sum()),
         "tasks": len(np.unique(part.task)),
         **gain,
         "gain_sd": _deviation([100 * (a / b - 1) for a, b in values]),
     }
+
+
+def _is_rounding(gain: Mapping[str, Any]) -> bool:
+    return all(abs(gain[name]) <= EQUAL for name in ("gain", "gain_low", "gain_high", "gain_sd"))
 
 
 def masks(kind: str, data: Data) -> list[tuple[str, Mask]]:
@@ -149,11 +157,14 @@ def _ordering(ordering: Ordering, lines: Sequence[Mapping[str, Any]]) -> dict[st
     values = [_value(by_label.get(label), ordering) for label in (ordering.more, ordering.less)]
     entry: dict[str, Any] = dataclasses.asdict(ordering)
     if None in values:
-        return {**entry, "holds": None, "difference": None}
+        return {**entry, "holds": None, "equal": None, "difference": None}
     more, less = values
     assert more is not None
     assert less is not None
-    return {**entry, "holds": more > less, "difference": more - less}
+    difference = more - less
+    equal = not ordering.time and abs(difference) <= EQUAL
+    holds = difference > 0 and not equal
+    return {**entry, "holds": holds, "equal": equal, "difference": difference}
 
 
 def _value(line: Mapping[str, Any] | None, ordering: Ordering) -> float | None:

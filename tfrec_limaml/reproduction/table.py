@@ -32,9 +32,15 @@ class Line:
     reference: str | None = None
 
 
+#: Largest difference of gains, in per cent, that rounding explains: 1e-6 in AUC, and less.
+EQUAL = 1e-4
+
+
 @dataclasses.dataclass(frozen=True)
 class Ordering:
     """An ordering that is expected: `more` has the larger AUC, or with `time` takes longer.
+
+    Lines whose difference is at most `EQUAL` are equal, and the ordering does not hold.
 
     Attributes:
         more, less: Labels of lines.

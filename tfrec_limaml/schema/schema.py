@@ -84,7 +84,7 @@ class Schema:
         weight: Optional column of per-sample weights (finite, not negative).
         carry: Passthrough columns: numeric columns in task records for reports (float32), never an
             input of a model.
-        split: Optional default date ranges.
+        split: Optional default date ranges, or shares of each task's rows (``per_task``).
     """
 
     name: str

@@ -13,6 +13,7 @@ import lmdb
 
 from tfrec_limaml.errors import ErasedMeanwhileError, StoreError
 from tfrec_limaml.store import generation_rules
+from tfrec_limaml.store.catalog import Catalog
 from tfrec_limaml.store.erasure import Tombstones, digests_of
 from tfrec_limaml.store.generation_record import Record, record_of_pointer
 from tfrec_limaml.store.lmdb_environment import Environments, explained, write_transaction
@@ -24,7 +25,7 @@ _ERASED = b"erased/"
 _PENDING, _DONE = b"pending", b"done"
 
 
-class LmdbCatalog:
+class LmdbCatalog(Catalog):
     """Records and pointers in one small environment.
 
     Args:
@@ -44,19 +45,10 @@ class LmdbCatalog:
         """The record that readers see; raises `StoreError` if it belongs to another version."""
         return record_of_pointer(self._read(_current_content, model_version), model_version)
 
-    def current_name(self, model_version: int) -> str | None:
-        """The identifier of the current generation."""
-        record = self.current(model_version)
-        return None if record is None else record.identifier
-
     def records(self, model_version: int) -> list[Record]:
         """Published generations, oldest first."""
         entries = self._read(entries_under, _record_prefix(model_version)) or {}
         return [Record.from_bytes(content) for content in entries.values()]
-
-    def records_and_current(self, model_version: int) -> tuple[list[Record], str | None]:
-        """Published generations, oldest first, and the identifier of the current one."""
-        return self.records(model_version), self.current_name(model_version)
 
     def all_records(self) -> list[Record]:
         """Published generations of every model version."""

@@ -12,6 +12,7 @@ import redis
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store.base import Generation
+from tfrec_limaml.store.catalog import Catalog
 from tfrec_limaml.store.erasure import Tombstones
 from tfrec_limaml.store.generation_record import Record, record_of_pointer
 
@@ -26,7 +27,7 @@ class ChangedMeanwhileError(StoreError):
     """Another process has published, rolled back or erased since the records were read."""
 
 
-class RedisCatalog:
+class RedisCatalog(Catalog):
     """Records and pointers below a prefix; the keys are described in `redis_store`.
 
     Args:
@@ -104,11 +105,6 @@ class RedisCatalog:
         content = self.client.get(self.key(model_version, "current"))
         return record_of_pointer(content, model_version)
 
-    def current_name(self, model_version: int) -> str | None:
-        """The identifier of the current generation."""
-        record = self.current(model_version)
-        return None if record is None else record.identifier
-
     def describe(self, records: Sequence[Record], current: str | None) -> list[Generation]:
         """The public view of records; those whose data are gone are lost."""
         pipeline = self.client.pipeline(transaction=False)
@@ -125,10 +121,6 @@ class RedisCatalog:
             Record.from_bytes(c) for c in self.client.hvals(self.key(model_version, "generations"))
         ]
         return sorted(records, key=lambda record: record.identifier)
-
-    def records_and_current(self, model_version: int) -> tuple[list[Record], str | None]:
-        """Published generations, oldest first, and the identifier of the current one."""
-        return self.records(model_version), self.current_name(model_version)
 
     def remove_dead(self, model_version: int) -> None:
         """Removes data that are neither published nor held by a writer's lease."""

@@ -17,7 +17,7 @@ from tfrec_limaml.models import TaskModel
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 #: Minimum number of tasks with query rows for a choice.
 MIN_VALIDATION_TASKS = 30
-#: Gain in AUC below which tasks are not adapted, unless the gain is significant.
+#: Tasks are not adapted if the 95 % interval of the gain in AUC contains 0 and ends below this.
 SMALL_GAIN = 0.002
 
 
@@ -74,7 +74,8 @@ def choose_adaptation_strength(
         )
         return result
     chosen = _choose(scores, by_strength, label, tasks)
-    if chosen == 0.0 and by_strength[1.0] > by_strength[0.0]:
+    if chosen and 0.0 in scores and _is_small(scores[chosen], scores[0.0], label, tasks):
+        chosen = 0.0
         result["strength_note"] = (
             "adapting gains no more on the validation rows than chance explains: the 95 % interval "
             f"of the gain contains zero and ends below {SMALL_GAIN:g} AUC"
@@ -149,9 +150,10 @@ def _choose(
     best = max(aucs, key=lambda strength: aucs[strength])
     value, low, _ = auc_difference(label, scores[best], scores[1.0], tasks)
     better = value > (value - low) / Z_95
-    chosen = best if better or aucs.get(0.0, -1.0) > aucs[1.0] else 1.0
-    if chosen and 0.0 in scores:
-        _, low, high = auc_difference(label, scores[chosen], scores[0.0], tasks)
-        if low <= 0.0 and high < SMALL_GAIN:
-            return 0.0
-    return chosen
+    return best if better or aucs.get(0.0, -1.0) > aucs[1.0] else 1.0
+
+
+def _is_small(score: Array, unadapted: Array, label: Array, tasks: Array) -> bool:
+    """Whether the interval of the gain over not adapting contains 0 and ends below `SMALL_GAIN`."""
+    _, low, high = auc_difference(label, score, unadapted, tasks)
+    return low <= 0.0 and high < SMALL_GAIN

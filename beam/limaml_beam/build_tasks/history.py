@@ -63,8 +63,8 @@ class _Compute(beam.DoFn):
         self.schema, self.settings, self.shuffle = schema, settings, shuffle
 
     def process(self, element: tuple[int, Iterable[bytes]], summary: SplitSummary) -> Iterator[Any]:
-        number, part = divmod(element[0], self.settings.partitions)
-        history, prior = self.schema.history[number], summary.prior(self.settings)
+        index, part = divmod(element[0], self.settings.partitions)
+        history, prior = self.schema.history[index], summary.prior(self.settings)
         table = pa.concat_tables(list(map(self.shuffle.unpack, element[1]))).combine_chunks()
         progress.advance("history features", table.num_rows)
         codes, _ = columnar.codes_of(columnar.join_keys(table, history.keys))
@@ -77,12 +77,12 @@ class _Compute(beam.DoFn):
             codes, moments_of(table, self.settings), prior, history.smoothing
         )
         columns = _value_columns(history, values)
-        for number in range(self.settings.episodes):
+        for episode in range(self.settings.episodes):
             frozen = self._frozen(
-                table, key_history, values, codes, number, (prior, history.smoothing)
+                table, key_history, values, codes, episode, (prior, history.smoothing)
             )
             columns |= {
-                episodes.frozen_column(name, number): column
+                episodes.frozen_column(name, episode): column
                 for name, column in _value_columns(history, frozen).items()
             }
         columns |= {_PARTITION: table[_PARTITION], _ROW: table[_ROW]}

@@ -77,15 +77,18 @@ class PrepareOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad_fraction <= 1:
             raise LimamlError(
-                "max_bad_fraction (--max-bad-rows of limaml refresh) must lie between 0 and 1, "
-                f"received {self.max_bad_fraction}"
+                "max_bad_fraction (--max-bad-fraction of limaml prepare, --max-bad-rows of limaml "
+                f"refresh) must lie between 0 and 1, received {self.max_bad_fraction}"
             )
         if self.raw is None and not (self.schema and self.interactions):
-            raise LimamlError("give the folder RAW, or both --schema and --interactions")
+            raise LimamlError(
+                "give the folder raw, or both schema and interactions, received "
+                f"schema={self.schema!r} and interactions={self.interactions!r}"
+            )
         if self.history_prior is not None and not self.recent_only:
             raise LimamlError(
-                "--history-prior needs --recent-only; with evaluation splits the prior comes from "
-                "the training rows"
+                f"history_prior={self.history_prior!r} needs recent_only=True; with evaluation "
+                "splits the prior comes from the training rows"
             )
 
     def replace(self, **changes: Any) -> PrepareOptions:

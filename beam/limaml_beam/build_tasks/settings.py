@@ -101,9 +101,7 @@ def date_fields(
     Raises:
         LimamlError: No dates, dates in the wrong order, or a window that is not positive.
     """
-    if window_days is not None and not 0 < window_days < math.inf:
-        raise LimamlError(f"--window-days must be positive and finite, received {window_days}")
-    window = FAR_FUTURE if window_days is None else round(window_days * DAY_MS)
+    window = _window(window_days)
     if recent_only:
         return _recent_dates(window, window_end)
     if schema.split is not None and schema.split.per_task is not None:
@@ -111,16 +109,17 @@ def date_fields(
         return _no_dates(schema, schema.split.per_task, dates)
     if window_end is not None:
         raise LimamlError(
-            "--window-end needs --recent-only; with evaluation splits the window ends at "
-            "--validation-start and --test-start"
+            "window_end (--window-end) needs recent_only (--recent-only); with evaluation splits "
+            "the window ends at validation_start and test_start"
         )
     schema_split = schema.split
     validation_start = validation_start or (schema_split.validation_start if schema_split else None)
     test_start = test_start or (schema_split.test_start if schema_split else None)
     if validation_start is None or test_start is None:
         raise LimamlError(
-            f"schema {schema.name!r} has no split: give --validation-start and --test-start, or "
-            "--recent-only for a job without evaluation"
+            f"schema {schema.name!r} has no split: give validation_start and test_start "
+            "(--validation-start, --test-start), or recent_only (--recent-only) for a job without "
+            "evaluation"
         )
     split = Split(
         validation_start=validation_start,
@@ -129,6 +128,15 @@ def date_fields(
         test_end=test_end or (schema_split.test_end if schema_split else None),
     )
     return _split_dates(split, window)
+
+
+def _window(days: float | None) -> int:
+    """The length of the window in milliseconds."""
+    if days is not None and not 0 < days < math.inf:
+        raise LimamlError(
+            f"window_days (--window-days) must be positive and finite, received {days}"
+        )
+    return FAR_FUTURE if days is None else round(days * DAY_MS)
 
 
 def _recent_dates(window: int, window_end: str | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from limaml_beam.build_tasks.options import PrepareOptions
@@ -201,7 +201,19 @@ def options_from(arguments: argparse.Namespace, without: Sequence[str] = ()) -> 
     if values.get("split_per_task") is not None:
         values["split_per_task"] = _shares(values["split_per_task"])
     tables = tables_from(arguments.table, "needs NAME=PATTERN")
+    _check(values)
     return PrepareOptions(**values, tables=tables)
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    """The checks of `PrepareOptions`, in the words of the command line."""
+    if values.get("raw") is None and not (values.get("schema") and values.get("interactions")):
+        raise LimamlError("give the folder RAW, or both --schema and --interactions")
+    if values.get("history_prior") is not None and not values.get("recent_only"):
+        raise LimamlError(
+            "--history-prior needs --recent-only; with evaluation splits the prior comes from the "
+            "training rows"
+        )
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:

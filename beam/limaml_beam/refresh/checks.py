@@ -23,6 +23,7 @@ class Check:
     Attributes:
         detail: What was counted, for messages.
         remedy: What to do if the value is outside of the limits.
+        limits: Fields of `Thresholds` that set `minimum` and `maximum`; "" for a constant.
     """
 
     name: str
@@ -31,6 +32,13 @@ class Check:
     maximum: float
     detail: str = ""
     remedy: str = ""
+    limits: tuple[str, str] = ("", "")
+
+    @property
+    def option(self) -> str:
+        """The option of `limaml refresh` for the limit that the value is outside of; "" if none."""
+        name = self.limits[self.value > self.maximum]
+        return f"--{name.replace('_', '-')}" if name else ""
 
     @property
     def passed(self) -> bool:
@@ -69,12 +77,18 @@ def check_run(
     not_finite = report[tables.DEAD_LETTERS].get(tables.NOT_FINITE, 0)
     checks = [
         Check(
-            "share of finite embeddings", 1.0 - not_finite / max(adapted, 1), limits.min_finite, 1.0
+            "share of finite embeddings",
+            1.0 - not_finite / max(adapted, 1),
+            limits.min_finite,
+            1.0,
+            limits=("min_finite", ""),
         )
     ]
     improvement = report["statistics"]["loss_improvement"]
     if improvement is not None:
-        checks.append(Check("loss improvement", improvement, limits.min_loss_improvement, 1.0))
+        least = limits.min_loss_improvement
+        names = ("min_loss_improvement", "")
+        checks.append(Check("loss improvement", improvement, least, 1.0, limits=names))
     if previous is not None and reference is not None:
         checks += _checks_against(previous, reference, folder, report, limits)
     return checks
@@ -95,6 +109,7 @@ def _checks_against(
             ratio,
             limits.min_count_ratio,
             limits.max_count_ratio,
+            limits=("min_count_ratio", "max_count_ratio"),
         )
     ]
     if report["manifest_digest"] == reference["manifest_digest"]:
@@ -106,11 +121,16 @@ def _checks_against(
                 norms,
                 limits.min_norm_ratio,
                 limits.max_norm_ratio,
+                limits=("min_norm_ratio", "max_norm_ratio"),
             )
         )
         checks.append(
             Check(
-                "drift from the published vectors", drift(previous, folder), 0.0, limits.max_drift
+                "drift from the published vectors",
+                drift(previous, folder),
+                0.0,
+                limits.max_drift,
+                limits=("", "max_drift"),
             )
         )
     return checks
@@ -153,18 +173,19 @@ def _checks_of_shares(
 ) -> list[Check]:
     """Filled values and unknown keys; see `check_input`."""
     checks = []
-    for kind, text, increase in (
-        ("filled", "share of filled values of feature", limits.max_filled_increase),
-        ("unknown_keys", "share of unknown keys of table", limits.max_unknown_increase),
+    for kind, text, limit in (
+        ("filled", "share of filled values of feature", "max_filled_increase"),
+        ("unknown_keys", "share of unknown keys of table", "max_unknown_increase"),
     ):
         expected = trained.get(kind, reference.get(kind))
         for name, share in quality.get(kind, {}).items():
             allowed = (
                 MAX_SHARE_WITHOUT_REFERENCE
                 if expected is None
-                else expected.get(name, 0.0) + increase
+                else expected.get(name, 0.0) + getattr(limits, limit)
             )
-            checks.append(Check(f"{text} {name}", share, 0.0, allowed))
+            names = ("", "" if expected is None else limit)
+            checks.append(Check(f"{text} {name}", share, 0.0, allowed, limits=names))
     return checks
 
 
@@ -187,7 +208,8 @@ def _checks_of_times(
     if "newest_row_age_days" in quality and "newest_row_age_days" in reference:
         allowed = usual_age(reference) + limits.max_age_increase_days
         age = quality["newest_row_age_days"]
-        checks.append(Check("age of the newest row in days", age, 0.0, allowed))
+        names = ("", "max_age_increase_days")
+        checks.append(Check("age of the newest row in days", age, 0.0, allowed, limits=names))
     if quality.get("rows_per_day") and reference.get("rows_per_day"):
         checks.append(
             Check(
@@ -195,6 +217,7 @@ def _checks_of_times(
                 quality["rows_per_day"] / reference["rows_per_day"],
                 limits.min_rows_per_day_ratio,
                 limits.max_rows_per_day_ratio,
+                limits=("min_rows_per_day_ratio", "max_rows_per_day_ratio"),
             )
         )
     if quality.get("rows_by_day") and reference.get("rows_by_day"):
@@ -210,6 +233,7 @@ def _checks_of_times(
                 f"{len(lost)}"
                 if lost
                 else "",
+                limits=("", "max_lost_days"),
             )
         )
     return checks
@@ -217,9 +241,8 @@ def _checks_of_times(
 
 def require(checks: list[Check]) -> None:
     """Raises `LimamlError` naming every check that failed."""
-    failed = [str(check) for check in checks if not check.passed]
+    failed = [check for check in checks if not check.passed]
     if failed:
-        raise LimamlError(
-            f"not published: {'; '.join(failed)}. Fix the cause, or pass wider limits if the "
-            "change is intended"
-        )
+        options = dict.fromkeys(check.option for check in failed if check.option)
+        remedy = f", or widen {', '.join(options)} if the change is intended" if options else ""
+        raise LimamlError(f"not published: {'; '.join(map(str, failed))}. Fix the cause{remedy}")

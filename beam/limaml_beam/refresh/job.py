@@ -188,7 +188,11 @@ def _require(check_results: list[checks.Check]) -> None:
 
 
 def _as_dicts(check_results: list[checks.Check]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(check) | {"passed": check.passed} for check in check_results]
+    names = [field.name for field in dataclasses.fields(checks.Check) if field.name != "limits"]
+    return [
+        {**{name: getattr(check, name) for name in names}, "passed": check.passed}
+        for check in check_results
+    ]
 
 
 def _carried_from(settings: Refresh, reference: dict[str, Any] | None) -> str | None:

@@ -30,7 +30,8 @@ class Ranked:
         logit: float32; it still orders candidates whose probability rounds to 1. NaN if the model
             predicts no probability.
         prediction: float32; the probability, or the output of a model that was trained with a
-            regression loss or with a custom loss.
+            regression loss, or with a custom loss that is not one of binary labels
+            (``binary=False`` of ``compile``).
         is_probability: Whether the model predicts a probability.
         used_embedding: Whether the score used the member's meta embedding (the first task
             definition's, if the model has several).

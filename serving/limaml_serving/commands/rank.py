@@ -32,8 +32,8 @@ read):
     {"line": 1, "model_version": 3, "ranked": [{"candidate": 1, "probability": 0.71, "logit": 0.9,
     "used_embedding": true}, ...]}
 
-A model with a regression loss, or with a loss of your own, has "prediction" instead of
-"probability" and "logit".
+A model with a regression loss, or with a loss of your own that is not one of binary labels
+(binary=False when it was compiled), has "prediction" instead of "probability" and "logit".
 
 `limaml rank --export runs/export --example` writes such a line for your model, with made-up values.
 

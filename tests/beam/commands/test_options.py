@@ -53,11 +53,29 @@ def test_flags_change_what_they_name_and_nothing_else():
 
 
 @pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ([], "^give the folder RAW, or both --schema and --interactions"),
+        (["RAW", "--history-prior=0.5"], "^--history-prior needs --recent-only"),
+    ],
+)
+def test_the_command_line_is_told_of_its_own_options(line, said):
+    parser = argparse.ArgumentParser()
+    prepare.add_arguments(parser)
+    with pytest.raises(LimamlError, match=said):
+        prepare.options_from(parser.parse_args([*line, "--output=T"]))
+
+
+@pytest.mark.parametrize(
     ("options", "changes", "said"),
     [
         (PrepareOptions, {"raw": "R", "max_bad_fraction": 2.0}, "max_bad_fraction .*received 2.0"),
-        (PrepareOptions, {}, "RAW, or both --schema and --interactions"),
-        (PrepareOptions, {"raw": "R", "history_prior": 0.5}, "needs --recent-only"),
+        (PrepareOptions, {}, "folder raw, or both schema and interactions, received schema=None"),
+        (
+            PrepareOptions,
+            {"raw": "R", "history_prior": 0.5},
+            "^history_prior=0.5 needs recent_only",
+        ),
         (Thresholds, {"min_finite": 3}, "min_finite must be between 0 and 1, received 3"),
         (Thresholds, {"min_finite": -0.1}, "min_finite must be between 0 and 1, received -0.1"),
         (Thresholds, {"max_drift": math.nan}, "max_drift must be at least 0, received nan"),

@@ -47,7 +47,7 @@ def raw(tmp_path, shop_schema, shop_frames, write_raw):
         (["RAW", "--max-bad-fraction", "5"], "between 0 and 1"),
         (["RAW", "--test-start", "2024-01-02"], "split dates must increase"),
         (["RAW", "--test-start", "tomorrow"], "cannot read 'tomorrow'"),
-        (["RAW", "--window-days", "-1"], "--window-days must be positive"),
+        (["RAW", "--window-days", "-1"], "(--window-days) must be positive"),
         (["RAW", "--interactions", "RAW/none-*.parquet"], "no file matches"),
         (["RAW", "--history-prior", "RAW"], "--history-prior needs --recent-only"),
         (["RAW", "--recent-only", "--history-prior", "RAW"], "no data card at"),
@@ -177,8 +177,8 @@ def test_flags_that_beam_refuses_are_an_error_of_one_line(
     ("option", "message"),
     [
         (["--shards", "0"], "shards must be at least 1, received 0"),
-        (["--window-days", "nan"], "--window-days must be positive and finite, received nan"),
-        (["--window-days", "inf"], "--window-days must be positive and finite, received inf"),
+        (["--window-days", "nan"], "(--window-days) must be positive and finite, received nan"),
+        (["--window-days", "inf"], "(--window-days) must be positive and finite, received inf"),
     ],
 )
 def test_numbers_without_a_meaning_are_refused(
@@ -210,7 +210,7 @@ def test_dates_come_from_the_arguments_before_the_schema(shop_schema):
     assert dates["last"] == parse_time("2024-01-11")
     with pytest.raises(LimamlError, match="has no split"):
         date_fields(shop_schema.replace(split=None))
-    with pytest.raises(LimamlError, match="needs --recent-only"):
+    with pytest.raises(LimamlError, match="needs recent_only"):
         date_fields(shop_schema, window_end="2024-01-08")
     assert (
         date_fields(

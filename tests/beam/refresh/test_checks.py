@@ -1,5 +1,6 @@
 """Checks before publication."""
 
+import argparse
 import dataclasses
 
 import numpy as np
@@ -7,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from limaml_beam.build_tasks.settings import FAR_FUTURE, FAR_PAST
+from limaml_beam.commands.refresh import add_arguments
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.embedding_statistics import describe, drift
 from limaml_beam.refresh import days
@@ -246,3 +248,39 @@ def test_input_is_judged_by_the_training_data_and_the_published_run(
 ):
     measured = check_input(quality, trained, reference, Thresholds(), ALWAYS)
     assert [check.name for check in measured if not check.passed] == failing
+
+
+@pytest.mark.parametrize(
+    ("quality", "trained", "published", "options"),
+    [
+        ({"rows_per_day": 40.0}, {}, {"rows_per_day": 100.0}, ["--min-rows-per-day-ratio"]),
+        ({"rows_per_day": 300.0}, {}, {"rows_per_day": 100.0}, ["--max-rows-per-day-ratio"]),
+        ({"filled": {"age": 1.0}}, {"filled": {}}, {}, ["--max-filled-increase"]),
+        ({"filled": {"age": 1.0}}, {}, {}, []),
+        (
+            {"unknown_keys": {"a": 1.0, "b": 1.0}, "newest_row_age_days": 9.0},
+            {"unknown_keys": {}},
+            {"newest_row_age_days": 0.0},
+            ["--max-unknown-increase", "--max-age-increase-days"],
+        ),
+    ],
+)
+def test_a_refusal_names_the_options_that_widen_its_limits(quality, trained, published, options):
+    remedy = f", or widen {', '.join(options)} if the change is intended" if options else ""
+    with pytest.raises(LimamlError, match=rf"\. Fix the cause{remedy}$"):
+        require(check_input(quality, trained, published, Thresholds(), ALWAYS))
+
+
+def test_each_check_of_a_run_has_an_option_of_the_command(tmp_path):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    known = {option for action in parser._actions for option in action.option_strings}
+    for name, vectors in (("less", BASE[:9] * 0.1), ("more", np.tile(-9 * BASE, (4, 1)))):
+        reference = write(tmp_path / f"{name}-old", BASE)
+        report = write(tmp_path / name, vectors, losses=(1.0, 3.0))
+        report |= {"dead_letters": {tables.NOT_FINITE: 50}}
+        old = f"{tmp_path}/{name}-old"
+        limits = Thresholds(max_drift=0.01)
+        checks = check_run(f"{tmp_path}/{name}", report, old, reference, limits)
+        assert len(checks) == 5
+        assert {check.option for check in checks} <= known

@@ -112,3 +112,26 @@ def test_dropout_on_either_side_of_the_cut_drops_in_training_alone(shapes):
     assert (
         len(np.unique(block.head(block.encode_context(rows), tf.ones((50, 4)), training=True))) > 1
     )
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("operation", [keras.ops.cumsum, keras.ops.softmax])
+def test_a_model_that_works_along_the_rows_is_refused(shapes, operation, late):
+    other, embedding_input = _inputs("other", "meta_embedding")
+    if late:
+        hidden = operation(L.Concatenate()([other, embedding_input]), axis=0)
+    else:
+        hidden = L.Concatenate()([operation(other, axis=0), embedding_input])
+    logit = L.Dense(1, kernel_initializer="zeros")(hidden)
+    block = FunctionalGlobalBlock(keras.Model([other, embedding_input], logit))
+    with pytest.raises(LimamlError, match=rf"mixes rows: .*'{operation.__name__}.* first$"):
+        block.build(shapes, (None, 4))
+
+
+def test_a_model_that_works_along_other_axes_is_no_mixing(shapes):
+    other, embedding_input = _inputs("other", "meta_embedding")
+    hidden = keras.ops.cumsum(L.Concatenate()([other, embedding_input]), axis=1)
+    norm = L.BatchNormalization()(keras.ops.relu(hidden))
+    block = FunctionalGlobalBlock(keras.Model([other, embedding_input], L.Dense(1)(norm)))
+    block.build(shapes, (None, 4))
+    assert block.built

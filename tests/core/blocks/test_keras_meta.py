@@ -37,6 +37,13 @@ def _functional(operation):
     return keras.Model(rows, operation(L.Dense(4)(rows)))
 
 
+class _RunningSum(L.Layer):
+    """The first task sees nothing of the others, and the last one sees all."""
+
+    def call(self, inputs):
+        return tf.cumsum(inputs, 0)
+
+
 class _BuiltByACall(L.Layer):
     """Has neither `build` nor `compute_output_shape`."""
 
@@ -95,7 +102,7 @@ def test_a_frozen_part_is_shared_and_stays_as_it_is(shapes):
         ),
         (
             lambda: keras.Sequential([L.Dense(4), L.Lambda(_centred, name="centre")], name="all"),
-            r"layer 'all' mixes tasks: .*\('centre'\).* reduce over other axes than the first",
+            r"layer 'all' mixes tasks: .*\('centre'\).* work along other axes than the first",
         ),
         (
             lambda: keras.Sequential([L.Dense(4), L.UnitNormalization(axis=0)]),
@@ -114,6 +121,33 @@ def test_a_frozen_part_is_shared_and_stays_as_it_is(shapes):
 def test_a_layer_that_does_not_fit_is_refused_when_the_block_is_built(layer, message, shapes):
     with pytest.raises(LimamlError, match=message):
         KerasMetaBlock(layer(), 4).build(shapes)
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [
+        (lambda x: keras.ops.softmax(x, axis=0), "softmax"),
+        (lambda x: keras.ops.cumsum(x, axis=0), "cumsum"),
+        (lambda x: keras.ops.flip(x, axis=0), "flip"),
+        (lambda x: keras.ops.roll(x, 1, axis=0), "roll"),
+        (lambda x: keras.ops.sort(x, axis=0), "sort"),
+        (_RunningSum(name="running"), "running"),
+        (lambda x: _RunningSum(name="frozen", trainable=False)(x), "frozen"),
+        (L.Dense(4, activation=_centred, name="centring"), "centring"),
+        (lambda x: L.Dense(4, "tanh")(L.Activation(_centred, name="act")(x)), "act"),
+    ],
+)
+def test_a_part_that_works_along_the_rows_of_all_tasks_is_refused(operation, name, shapes):
+    model = _functional(lambda x: L.Dense(4, kernel_initializer="zeros")(operation(x)))
+    message = rf"layer '{model.name}' mixes tasks: .*'{name}.*other axes than the first"
+    with pytest.raises(LimamlError, match=message):
+        KerasMetaBlock(model, 4).build(shapes)
+
+
+def test_operations_that_keep_rows_apart_are_no_mixing(shapes):
+    ops = keras.ops
+    model = _functional(lambda x: ops.softmax(ops.cumsum(ops.flip(x[:, ::-1] + 1, 1), 1)))
+    KerasMetaBlock(model, 4).build(shapes)
 
 
 def test_layers_without_weights_that_keep_rows_apart_are_no_mixing(shapes):

@@ -252,6 +252,42 @@ def test_a_rival_without_seeds_is_paired_with_every_run_of_the_reference():
     assert entry["gain_high"] - entry["gain"] == pytest.approx(half)
 
 
+def _logits_of_seeds(rows, seeds, quality, lost=()):
+    """Runs of seeds; those in `lost` have diverged."""
+    made = {}
+    for seed in seeds:
+        noise = np.random.default_rng(seed).normal(size=len(rows.label))
+        made[seed] = 1 / (1 + np.exp(-(quality * rows.label + noise)))
+    return {s: np.full(len(rows.label), np.nan) if s in lost else v for s, v in made.items()}
+
+
+def test_all_columns_are_of_the_seeds_that_the_rival_and_the_reference_have():
+    rows = _rows()
+    runs = [_run("task-rate", 1, np.clip(0.4 + 0.1 * rows.label, 0, 1))]
+    for name, quality, lost in (("vanilla", 0.5, (2,)), ("limaml", 1.5, ()), ("din", 1.0, (3,))):
+        scores = _logits_of_seeds(rows, (1, 2, 3), quality, lost)
+        runs += [_run(name, seed, values) for seed, values in scores.items()]
+    rate, vanilla, limaml, din = summarise(runs, rows, "vanilla")
+    for entry in (rate, limaml):
+        assert entry["gain"] == pytest.approx(entry["auc_mean"] - vanilla["auc_mean"])
+    assert "used_seeds" not in rate
+    assert vanilla["used_seeds"] == limaml["used_seeds"] == [1, 3]
+    assert "diverged" not in limaml
+    assert din["used_seeds"] == [1], "one run that is left is paired with its own seed alone"
+    aucs = [auc(rows.label, run["scores"]) for run in runs if run["seed"] == 1]
+    assert din["gain"] == pytest.approx(din["auc_mean"] - aucs[1])
+
+
+def test_without_a_common_seed_there_is_no_gain():
+    rows = _rows()
+    runs = []
+    for name, lost in (("vanilla", (1,)), ("limaml", (2, 3))):
+        scores = _logits_of_seeds(rows, (1, 2, 3), 1.0, lost)
+        runs += [_run(name, seed, values) for seed, values in scores.items()]
+    limaml = summarise(runs, rows, "vanilla")[1]
+    assert (limaml["used_seeds"], "gain" in limaml) == ([1], False)
+
+
 def test_grouped_auc_weighs_tasks_by_their_rows_and_ndcg_looks_at_the_top():
     task = np.array([0, 0, 1, 1, 1, 1, 2])
     label = np.array([1.0, 0, 1, 0, 0, 0, 1])

@@ -118,10 +118,15 @@ def test_the_table_says_where_adaptation_was_switched_off(result):
     assert "limaml does not adapt in all runs: " in markdown(result)
 
 
-def test_a_seed_that_diverged_stands_behind_its_line(result):
-    result["results"][1]["diverged"] = [2]
-    (line,) = [line for line in markdown(result).splitlines() if line.startswith("| limaml | 0.75")]
-    assert line.endswith("seeds [2] diverged and are left out")
+def test_seeds_that_are_left_out_are_named_beside_the_table(result, tmp_path):
+    vanilla, limaml, _ = result["results"]
+    vanilla |= {"seeds": [1, 2, 3], "diverged": [2], "used_seeds": [1, 3]}
+    limaml |= {"seeds": [1, 2, 3], "used_seeds": [1, 3]}
+    page = write_comparison_page(tmp_path / "p.html", result).read_text("utf-8")
+    for text in (markdown(result), page):
+        assert "vanilla: all numbers are of the seeds [1, 3] (seeds [2] diverged)." in text
+        said = "[1, 3] (limaml or vanilla has no scores of the seeds [2])."
+        assert f"limaml: all numbers are of the seeds {said}" in text
 
 
 @pytest.mark.parametrize(("seeds", "words"), [([7], "one seed"), ([1, 2], "mean of 2 seeds")])

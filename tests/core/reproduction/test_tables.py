@@ -8,11 +8,11 @@ import types
 
 import numpy as np
 import pytest
+from toy_tables import SMALL, TABLE, runs, world
 
 from tfrec_limaml.cli import main
 from tfrec_limaml.commands import reproduce
 from tfrec_limaml.comparison.rivals import Data
-from tfrec_limaml.comparison.rows import Rows
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.report.tables_page import ordering_sentence
@@ -21,27 +21,8 @@ from tfrec_limaml.reproduction.paper_tables import all_tables
 from tfrec_limaml.reproduction.run import failed, markdown, run_table, write_page
 from tfrec_limaml.reproduction.setups import Setup, Trainer
 from tfrec_limaml.reproduction.summary import masks, summarise
-from tfrec_limaml.reproduction.table import Line, Ordering, Table
+from tfrec_limaml.reproduction.table import Ordering
 from tfrec_limaml.training.options import TrainOptions
-
-DAY = 86_400_000
-SMALL = TrainOptions.paper().replace(
-    epochs=1, batch_size=16, meta_units=(4,), global_units=(4,), embedding_dim=3
-)
-TABLE = Table(
-    name="toy",
-    title="A toy",
-    text="Two lines.",
-    reference="vanilla",
-    lines=[
-        Line(
-            label="vanilla",
-            setup=Setup(options=SMALL.replace(algorithm="vanilla"), form="unadapted"),
-        ),
-        Line(label="LiMAML", setup=Setup(options=SMALL), paper={"all": 1.47}),
-    ],
-    orderings=[Ordering("LiMAML", "vanilla", robust=True)],
-)
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -70,41 +51,6 @@ def test_equal_setups_have_one_name_and_others_another():
         dataclasses.replace(one, options=one.options.replace(dropout=0.1)),
     ]
     assert len({setup.name for setup in (one, *others)}) == 7
-
-
-def world(rows=400, tasks=40):
-    rng = np.random.default_rng(0)
-    task = np.sort(rng.integers(tasks, size=rows))
-    task[:tasks] = np.arange(tasks)
-    task = np.sort(task)
-    label = rng.integers(2, size=rows).astype(np.float32)
-    history = (task % 10).astype(np.int64)
-    keys = np.array([f"m{t}".encode() for t in task])
-    test = Rows(
-        label=label,
-        weight=np.ones(rows),
-        timestamp=np.full(rows, 100 * DAY) + np.arange(rows),
-        task_key=keys,
-        task=task,
-        history=history,
-        last_seen=np.where(history > 0, np.where(task % 4 == 0, 80, 99) * DAY, 0),
-        columns={},
-    )
-    train = types.SimpleNamespace(task_key=keys[history > 0])
-    return types.SimpleNamespace(test=test, train=train)
-
-
-def runs(data, quality, seconds, seeds=(1, 2)):
-    return [
-        {
-            "seed": seed,
-            "scores": quality * data.test.label
-            + np.random.default_rng(seed).normal(size=len(data.test.label)),
-            "val_auc": 0.6 + 0.1 * seed,
-            "settings": {"epoch_seconds": seconds * seed},
-        }
-        for seed in seeds
-    ]
 
 
 def test_gains_are_per_cent_of_the_reference_and_orderings_say_whether_they_hold():

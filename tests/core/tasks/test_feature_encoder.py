@@ -9,6 +9,7 @@ import tensorflow as tf
 from toys import toy_schema
 
 from tfrec_limaml.errors import SchemaError
+from tfrec_limaml.features import feature_specs
 from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.quantile_statistics import quantile_statistics
@@ -262,3 +263,12 @@ def test_numbers_that_are_encoded_together_are_those_of_each_feature_alone():
     for role, parts in expected.items():
         actual = encoder(columns)[role].numpy()
         np.testing.assert_allclose(actual, np.concatenate(parts, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_encoded_features_have_the_types_of_their_specifications(every_kind, make_rows, as_columns):
+    encoder = FeatureEncoder(*every_kind, nested=("member_tab",))
+    columns = {name: tf.constant(v) for name, v in as_columns(make_rows(3)).items()}
+    types = {name: value.dtype for name, value in encoder(columns).items()}
+    specs = feature_specs(encoder.output_shapes)
+    assert types == {name: spec.dtype for name, spec in specs.items()}
+    assert types["subtask:member_tab"] == tf.int64

@@ -112,6 +112,10 @@ def test_what_cannot_be_is_refused_by_name(changes, said):
         (["--batch-size=3", "--batch-rows=9"], "both set the batches; leave out one"),
         (["--no-decay", "--warmup-steps=9"], "--warmup-steps is part of the schedule"),
         (["--global-block=mlp", "--shrinkage=3"], "'dot_product' reads --shrinkage, received 'mlp"),
+        (
+            ["--global-block=mlp", "--shrinkage=3", "--projection-shrinkage=3"],
+            "--projection-shrinkage and --shrinkage, .*; leave them out, or use --global-block dot",
+        ),
     ],
 )
 def test_an_option_that_the_chosen_adaptation_does_not_read_is_refused(flags, said):

@@ -82,6 +82,31 @@ def test_a_small_gain_that_may_be_chance_does_not_switch_adaptation_on():
     assert "contains zero and ends below 0.002 AUC" in result["strength_note"]
 
 
+def test_the_note_is_given_where_another_strength_than_that_of_training_is_best():
+    quality = {0.0: 1.0, 0.25: 1.00001, 1.0: 0.9999}
+    model = _Model(quality, tasks=2000)
+    plain = model.predict
+
+    def predict():  # the best strength differs from none by noise
+        rows = plain()
+        change = np.random.default_rng(6).normal(size=len(model.label))
+        rows["probability"] += 0.01 * (model.adaptation_strength == 0.25) * change
+        return rows
+
+    model.predict = predict
+    result = choose_adaptation_strength(model, _Dataset(), list(quality))
+    aucs = result["val_auc_by_strength"]
+    assert aucs["0.25"] > aucs["0"] > aucs["1"]
+    assert result["adaptation_strength"] == 0.0
+    assert "contains zero and ends below 0.002 AUC" in result["strength_note"]
+
+
+def test_there_is_no_note_where_not_adapting_is_best():
+    result = _choose({0.0: 1.0, 0.25: 0.9999, 1.0: 0.9998}, tasks=2000)
+    assert result["adaptation_strength"] == 0.0
+    assert "strength_note" not in result
+
+
 def test_a_small_gain_that_is_no_chance_is_taken():
     result = _choose({0.0: 1.0, 1.0: 1.0003}, tasks=2000)
     by_strength = result["val_auc_by_strength"]

@@ -28,7 +28,8 @@ example (from cron, every night):
   limaml refresh RAW --export EXPORT --store lmdb:STORE --work WORK --window-days 28
 
 exit code 0: published; 2: refused or failed; the reason is on stderr, and with the stage, the
-counts and the checks in WORK/refresh.json
+counts and the checks in WORK/refresh.json. 2 with "published GENERATION, but ...": a file about the
+run could not be written
 """
 
 _LIMITS = {

@@ -145,6 +145,52 @@ def test_a_report_in_a_folder_that_may_not_be_written_to_is_refused(tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
+def reported_run(folder, facts, error=None):
+    """A run during which its first report, ``r.json``, becomes impossible to write."""
+    reports, metrics = [f"{folder}/r.json", f"{folder}/other.json"], f"{folder}/x.prom"
+    with reported("refresh", reports, metrics) as report:
+        report |= facts
+        (folder / "r.json" / "x").mkdir(parents=True)
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize(
+    ("facts", "done"),
+    [({"published": "20260101T000000Z"}, "published 20260101T000000Z"), ({}, "the run is done")],
+)
+def test_a_report_that_cannot_be_written_hides_neither_the_others_nor_what_the_run_did(
+    tmp_path, facts, done
+):
+    with pytest.raises(LimamlError, match=rf"^{done}, but cannot write the report .*r\.json: "):
+        reported_run(tmp_path, facts)
+    assert json.loads((tmp_path / "other.json").read_text())["outcome"] == "done"
+    assert samples(tmp_path / "x.prom")["limaml_run_success",] == 1
+
+
+def test_a_failed_run_writes_its_metrics_although_its_report_cannot_be_written(tmp_path):
+    with pytest.raises(LimamlError, match=r"^the reason$"):
+        reported_run(tmp_path, {}, LimamlError("the reason"))
+    assert json.loads((tmp_path / "other.json").read_text())["outcome"] == "failed"
+    assert samples(tmp_path / "x.prom")["limaml_run_outcome", "failed"] == 1
+
+
+def test_metrics_that_cannot_be_written_after_a_publication_leave_its_name_in_the_error(
+    tmp_path, monkeypatch
+):
+    def refuse(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("limaml_beam.io.metrics_file.write_to_textfile", refuse)
+    metrics, file = f"{tmp_path}/x.prom", tmp_path / "report.json"
+    with (
+        pytest.raises(LimamlError, match=r"^published g1, but cannot write the metrics .*no space"),
+        reported("refresh", [str(file)], metrics) as report,
+    ):
+        report["published"] = "g1"
+    assert json.loads(file.read_text())["published"] == "g1"
+
+
 def test_embeddings_that_could_not_be_published_are_published_later_without_the_job(
     tmp_path, export, write_tasks, encode, monkeypatch, capsys
 ):

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from limaml_beam.commands import embed as embed_command
+from limaml_beam.commands import update as update_command
 from limaml_beam.io.outcome import reported
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError, StoreError
@@ -252,3 +253,40 @@ def test_the_embedding_job_says_that_all_embeddings_are_zero(norm, said):
     }
     text = embed_command.render(report)
     assert ("check: all embeddings are zero: the model does not adapt" in text) == said
+
+
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [
+        (0, None),
+        (1, "  1 left out: its rows have all left the window"),
+        (2, "  2 left out: their rows have all left the window"),
+    ],
+)
+def test_tasks_that_left_the_window_are_counted_in_a_sentence(number, line):
+    report = {
+        **{"generation": "g1", "model_version": 1, "rows": 3, "embedding_dim": 2},
+        **{"tasks_read": 3, "embedded": 3, "carried": 0, "dead_letters": {}, "aged_out": number},
+    }
+    lines = [each for each in embed_command.render(report).splitlines() if "left out" in each]
+    assert lines == ([] if line is None else [line])
+
+
+@pytest.mark.parametrize(
+    ("lag", "line"),
+    [
+        (None, []),
+        (
+            {"p50": 0.071, "p99": 56_974_297.7},
+            ["from interaction to store: median 0.071 s, 99 % 659.4 days"],
+        ),
+    ],
+)
+def test_an_update_prints_the_time_from_interaction_to_store_in_units_of_its_size(lag, line):
+    report = {
+        "rows": {"read": 1, "used": 1, "skipped": {}},
+        **{"tasks": 1, "upserted": 1, "ignored_as_older": 0, "left_window": 0},
+        **{"seconds": 1.0, "lag_seconds": lag},
+    }
+    lines = update_command.render(report).splitlines()
+    assert [each for each in lines if "interaction to store" in each] == line

@@ -55,7 +55,8 @@ class ReadAndValidate(beam.DoFn):
     def process(self, part: Part) -> Iterator[pa.Table | beam.pvalue.TaggedOutput]:
         """Reads one part of a file."""
         columns = interaction_columns(self.schema, self.settings.definitions)
-        for rows in read_part(part, columns, self.settings.batch_rows, self.text):
+        carry, batch_rows = self.schema.carry, self.settings.batch_rows
+        for rows in read_part(part, columns, batch_rows, self.text, carry):
             if not rows.count:  # the columns of a file before its rows
                 continue
             progress.advance("reading", rows.count)

@@ -169,11 +169,16 @@ def parts_of_file(path: str) -> list[Part]:
 
 
 def read_part(
-    part: Part, columns: Sequence[str], batch_rows: int, text: TextFormat | None = None
+    part: Part,
+    columns: Sequence[str],
+    batch_rows: int,
+    text: TextFormat | None = None,
+    carry: Sequence[str] = (),
 ) -> Iterator[Rows]:
     """Yields the raw values of the columns, at most `batch_rows` rows at a time.
 
-    Lines that are not table rows are reported beside them. `text` is the format of text files.
+    Lines that are not table rows are reported beside them. `text` is the format of text files,
+    `carry` the schema's passthrough columns, for errors: the schema need not list them.
 
     Raises:
         SourceError: The file cannot be read, is truncated, or lacks a column; the message names it.
@@ -191,7 +196,8 @@ def read_part(
             missing = sorted(set(columns) - set(rows.table.column_names))
             if missing:
                 raise MissingColumnsError(
-                    f"{path} lacks the columns {missing}; it has {sorted(rows.table.column_names)}"
+                    f"{path} lacks the columns {missing}{_carried_text(missing, carry)}; it has "
+                    f"{sorted(rows.table.column_names)}"
                 )
             count += rows.count
             yield Rows(rows.table.select(list(dict.fromkeys(columns))), rows.bad)
@@ -201,6 +207,18 @@ def read_part(
         raise SourceError(f"cannot read {path}: {error}") from error
     except READ_ERRORS as error:
         raise unreadable(path, count, error) from error
+
+
+def _carried_text(missing: Sequence[str], carry: Sequence[str]) -> str:
+    """Says which of the missing columns the schema need not list; "" if there are none."""
+    carried = [name for name in missing if name in carry]
+    if not carried:
+        return ""
+    which = "" if carried == list(missing) else f"{carried} "
+    it = "it" if len(carried) == 1 else "them"
+    return (
+        f" ({which}listed under `carry` in the schema; remove {it} there if you do not need {it})"
+    )
 
 
 def read_tables(
@@ -217,13 +235,17 @@ def read_tables(
         yield rows.table
 
 
-def column_types(source: Source, columns: Sequence[str]) -> dict[str, pa.DataType]:
+def column_types(
+    source: Source, columns: Sequence[str], carry: Sequence[str] = ()
+) -> dict[str, pa.DataType]:
     """Types of a source's columns in its first file, which is opened before any worker starts.
+
+    `carry` is that of `read_part`.
 
     Raises:
         SourceError: It cannot be read, or lacks a column.
     """
-    rows = next(read_part((source.files[0], None), columns, 1, source.text), None)
+    rows = next(read_part((source.files[0], None), columns, 1, source.text, carry), None)
     return {} if rows is None else {field.name: field.type for field in rows.table.schema}
 
 

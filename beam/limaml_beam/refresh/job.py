@@ -36,7 +36,7 @@ from limaml_beam.generate_embeddings.job import generate, new_generation_name
 from limaml_beam.generate_embeddings.pipeline import EmbeddingJob
 from limaml_beam.io import outcome
 from limaml_beam.io.folder_lock import UPDATE, exclusive
-from limaml_beam.refresh import checks, days
+from limaml_beam.refresh import checks, days, input_checks
 from limaml_beam.refresh.options import Refresh
 from limaml_beam.refresh.outputs import (
     check_reference,
@@ -81,8 +81,7 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     )
     flags = [*settings.flags, *settings.embed.worker_flags]
     card = prepare(options, str(next_tasks(work)), flags, overwrite=True)
-    quality = card["quality"]
-    outcome.note(rows_prepared=card["rows"]["used"], quality=quality)
+    outcome.note(rows_prepared=card["rows"]["used"], quality=card["quality"])
     check_results = _check_input(settings, outputs, reference, card, warnings)
     outcome.stage("embed")
     source = _carried_from(settings, reference)
@@ -91,8 +90,8 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     outcome.stage(outcome.CHECK)
     previous = None if reference is None else str(outputs / reference["generation"])
     check_results += checks.check_run(str(output), report, previous, reference, settings.limits)
-    _require(check_results)
-    _write_quality(outputs, reference, output, quality)
+    _require(check_results, card)
+    _write_quality(outputs, reference, output, card)
     replaced = current_name(settings.store, manifest.model_version)
     write_plan(next_tasks(work), Plan(settings.adapter, options, output.name, replaced))
     mark_checked(output, source)
@@ -157,10 +156,10 @@ def _check_input(
     outcome.stage(outcome.CHECK)
     prepared = settings_of(card)
     window = prepared.first, prepared.last
-    check_results = checks.check_input(
+    check_results = input_checks.check_input(
         card["quality"], training_quality, published_quality, settings.limits, window
     )
-    _require(check_results)
+    _require(check_results, card)
     return check_results
 
 
@@ -171,20 +170,21 @@ def _published_quality(outputs: Path, reference: dict[str, Any] | None) -> dict[
 
 
 def _write_quality(
-    outputs: Path, reference: dict[str, Any] | None, output: Path, quality: dict[str, Any]
+    outputs: Path, reference: dict[str, Any] | None, output: Path, card: dict[str, Any]
 ) -> None:
-    """Describes the input, with the least age of the newest row up to this run."""
+    """Describes the input, with its window and the least age of the newest row up to this run."""
+    quality = {**card["quality"], input_checks.WINDOW_END: settings_of(card).last}
     if "newest_row_age_days" in quality:
         published = _published_quality(outputs, reference)
         ages = [quality["newest_row_age_days"]]
-        ages += [checks.usual_age(published)] if "newest_row_age_days" in published else []
+        ages += [input_checks.usual_age(published)] if "newest_row_age_days" in published else []
         quality = {**quality, "usual_age_days": min(ages)}
     staging.write_text(output / QUALITY_FILE, json.dumps(quality, indent=1) + "\n")
 
 
-def _require(check_results: list[checks.Check]) -> None:
+def _require(check_results: list[checks.Check], card: dict[str, Any]) -> None:
     outcome.note(checks=_as_dicts(check_results))
-    checks.require(check_results)
+    checks.require(check_results, card["rows"]["skipped"])
 
 
 def _as_dicts(check_results: list[checks.Check]) -> list[dict[str, Any]]:

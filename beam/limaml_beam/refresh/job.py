@@ -40,6 +40,7 @@ from limaml_beam.refresh import checks, days, input_checks
 from limaml_beam.refresh.options import Refresh
 from limaml_beam.refresh.outputs import (
     check_reference,
+    check_work,
     clear,
     current_name,
     mark_checked,
@@ -112,7 +113,8 @@ def _begin(
     settings: Refresh, outputs: Path, manifest: Manifest
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Publishes what an earlier run left, and clears; the published run's report, and warnings."""
-    warnings = publish_pending(settings, outputs)
+    warnings = check_work(outputs, settings.store, manifest.model_version)
+    warnings += publish_pending(settings, outputs)
     reference = published_report(outputs, settings.store)
     warnings += check_reference(outputs, reference, settings.store, manifest.model_version)
     outcome.note(warnings=warnings)

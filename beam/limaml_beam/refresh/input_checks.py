@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from limaml_beam.refresh import days
+from limaml_beam.refresh import days, unreadable_days
 from limaml_beam.refresh.checks import Check, between
 from limaml_beam.refresh.options import Thresholds
 from tfrec_limaml.schema.columns import DAY_MS
@@ -35,7 +35,8 @@ def check_input(
         window: Start and end of today's window, milliseconds.
 
     Returns:
-        For every feature its share of filled values, and for every table its share of unknown keys,
+        For every feature its share of filled values, the largest share of unreadable ones on one
+        day that is new, and for every table its share of unknown keys,
         against the training data or, if its shares are unknown, the published run; without either
         the limit is `MAX_SHARE_WITHOUT_REFERENCE`. The end of the window, the age of the newest
         row, the number of rows per day and the number of days that lost at least half of their
@@ -53,20 +54,30 @@ def _checks_of_shares(
     reference: Mapping[str, Any],
     limits: Thresholds,
 ) -> list[Check]:
-    """Filled values and unknown keys; see `check_input`."""
+    """Filled and unreadable values, and unknown keys; see `check_input`."""
     checks = []
     for kind, text, limit in (
         ("filled", "share of filled values of feature", "max_filled_increase"),
         ("unknown_keys", "share of unknown keys of table", "max_unknown_increase"),
     ):
+        shares = quality.get(kind, {})
         expected = trained.get(kind, reference.get(kind))
-        for name, share in quality.get(kind, {}).items():
-            allowed, options = MAX_SHARE_WITHOUT_REFERENCE, ("", "")
-            if expected is not None:
-                allowed = expected.get(name, 0.0) + getattr(limits, limit)
-                options = "", f"--{limit.replace('_', '-')}"
-            checks.append(Check(f"{text} {name}", share, 0.0, allowed, options=options))
+        allowed = _allowed(shares, expected, getattr(limits, limit), f"--{limit.replace('_', '-')}")
+        for name, share in shares.items():
+            maximum, option = allowed[name]
+            checks.append(Check(f"{text} {name}", share, 0.0, maximum, options=("", option)))
+        if kind == "filled":
+            checks += unreadable_days.check(quality, reference, allowed)
     return checks
+
+
+def _allowed(
+    names: Iterable[str], expected: Mapping[str, float] | None, increase: float, option: str
+) -> dict[str, tuple[float, str]]:
+    """The largest share of each feature or table, and the option that sets it."""
+    if expected is None:
+        return dict.fromkeys(names, (MAX_SHARE_WITHOUT_REFERENCE, ""))
+    return {name: (expected.get(name, 0.0) + increase, option) for name in names}
 
 
 def usual_age(reference: Mapping[str, Any]) -> float:

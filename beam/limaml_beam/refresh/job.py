@@ -36,7 +36,7 @@ from limaml_beam.generate_embeddings.job import generate, new_generation_name
 from limaml_beam.generate_embeddings.pipeline import EmbeddingJob
 from limaml_beam.io import outcome
 from limaml_beam.io.folder_lock import UPDATE, exclusive
-from limaml_beam.refresh import checks, days, input_checks
+from limaml_beam.refresh import checks, days, input_checks, unreadable_days
 from limaml_beam.refresh.options import Refresh
 from limaml_beam.refresh.outputs import (
     check_reference,
@@ -154,6 +154,8 @@ def _check_input(
     empty = days.newly_empty(card["quality"], published_quality)
     if empty:
         warnings.append(f"no rows on {days.text(empty)}; were these days delivered?")
+    schema = read_schema(str(next_tasks(settings.work)))
+    warnings += unreadable_days.warnings(card["quality"], schema)
     outcome.note(warnings=warnings)
     outcome.stage(outcome.CHECK)
     prepared = settings_of(card)

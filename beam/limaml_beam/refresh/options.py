@@ -33,7 +33,7 @@ class Thresholds:
             length; same model.
         min_loss_improvement: Share by which adaptation lowers the mean loss on the tasks' own rows.
         max_filled_increase: Share of rows in which a feature is filled, beyond that of the model's
-            training data.
+            training data; also for its unreadable values on one day.
         max_unknown_increase: Share of rows whose key a table lacks, beyond that of the training
             data.
         max_age_increase_days: Age of the newest row, beyond the least age in the published runs so

@@ -142,3 +142,37 @@ def test_a_window_that_ends_before_that_of_the_published_run_is_refused():
         require([check(at("07"))])
     accepted = float(re.search("--max-days-back ([0-9.]+)", str(check(at("10") - 5_000)))[1])
     assert check(at("10") - 5_000, max_days_back=accepted).passed
+
+
+def unreadable(**by_day):
+    """Three days of 20 rows each; ``d02=5``: five unreadable values on the second."""
+    found = {f"2022-04-{day[1:]}": number for day, number in by_day.items()}
+    values = {"x": {"by_day": found, "example": "0,5"}} if found else {}
+    return {"unreadable": values, "filled": {"x": 0.1}} | days_of("01", "03", rows=20)
+
+
+@pytest.mark.parametrize(
+    ("now", "published", "refused"),
+    [
+        (unreadable(d03=9), unreadable(), "2022-04-03"),
+        (unreadable(d03=8), unreadable(), ""),
+        (unreadable(d02=20, d03=20), unreadable(d02=20), "2022-04-03"),
+        (unreadable(d02=20, d03=20), unreadable(d02=8), "2022-04-02 to 2022-04-03"),
+        (unreadable(d02=40), unreadable(), "2022-04-02"),
+        (unreadable(d02=20), {}, ""),
+        (unreadable(), unreadable(d02=20), ""),
+    ],
+)
+def test_days_with_unreadable_values_are_refused_unless_the_published_run_has_them(
+    now, published, refused
+):
+    trained = {"filled": {"x": 0.2}}
+    measured = check_input(now, trained, published, Thresholds(), ALWAYS)
+    failed = [check for check in measured if not check.passed]
+    assert [check.name.split(" of ")[1] for check in failed] == ["unreadable values"] * bool(
+        refused
+    )
+    for check in failed:
+        assert check.detail == f"{refused}, such as '0,5'"
+        assert check.maximum == pytest.approx(0.4)
+        assert check.value <= 1

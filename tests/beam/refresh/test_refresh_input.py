@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pytest
 from daily_rows import START
 
 from tfrec_limaml.cli import main
@@ -24,6 +25,46 @@ def test_a_column_that_loses_its_values_is_refused_before_anything_is_adapted(
     assert result()["quality"]["filled"] == {"x": 1.0}
     assert result()["published"] is None
     assert "embedded" not in result()
+
+
+@pytest.fixture
+def with_texts(raw, tmp_path):
+    """``with_texts(days, *bad)``: x is a text, with a decimal comma on the bad days; the folder."""
+
+    def write(days, *bad):
+        folder = raw(days, members=60)
+        path = tmp_path / "raw" / "interactions.parquet"
+        rows = pq.read_table(path)
+        day = (rows["time"].to_numpy() - START) // 86_400_000
+        texts = [
+            f"{x:.1f}".replace(".", "," if d in bad else ".")
+            for x, d in zip(rows["x"].to_pylist(), day, strict=True)
+        ]
+        pq.write_table(rows.set_column(1, "x", pa.array(texts)), path)
+        return folder
+
+    return write
+
+
+def test_a_day_whose_values_cannot_be_read_is_refused_and_reported_until_it_leaves(
+    with_texts, arguments, result, capsys
+):
+    wide = [*arguments, "--window-days", "9", "--max-drift", "9", "--max-norm-ratio", "9"]
+    assert main(["refresh", with_texts(2), *wide, "--window-end", "2022-04-17"]) == 0
+    assert result()["warnings"] == []
+    today = ["refresh", with_texts(3, 2), *wide, "--window-end", "2022-04-18"]
+    assert main(today) == 2
+    error = capsys.readouterr().err
+    assert "unreadable values of feature x on one day is 1 (2022-04-17, such as '3,0'), al" in error
+    assert "correct the column, and deliver these days again" in error
+    text = "20 values of x cannot be read, such as '3,0', on 2022-04-17: they became 0.0; correct"
+    (warning,) = result()["warnings"]
+    assert text in warning
+    assert main([*today, "--max-filled-increase", "1"]) == 0
+    assert f"check: {text}" in capsys.readouterr().out
+    # The accepted day is known, and reported until it leaves the window.
+    assert main(["refresh", with_texts(4, 2), *wide, "--window-end", "2022-04-19"]) == 0
+    assert text in capsys.readouterr().out
 
 
 def test_a_newest_day_that_is_missing_is_refused(raw, arguments, capsys):

@@ -96,8 +96,8 @@ def _checks_of_times(
 ) -> list[Check]:
     """Which days have rows, and how many; see `check_input`."""
     checks = []
-    if WINDOW_END in reference:
-        checks.append(_check_of_window(window[1], reference[WINDOW_END], limits))
+    if WINDOW_END in reference and "newest_row_age_days" in reference:
+        checks.append(_check_of_window(window[1], reference, limits))
     if "newest_row_age_days" in quality and "newest_row_age_days" in reference:
         allowed = usual_age(reference) + limits.max_age_increase_days
         age = quality["newest_row_age_days"]
@@ -116,9 +116,14 @@ def _checks_of_times(
     return checks
 
 
-def _check_of_window(end: int, published: int, limits: Thresholds) -> Check:
-    """That the window does not end before that of the published run; both in milliseconds."""
-    days_back = max((published - end) / DAY_MS, 0.0)
+def _check_of_window(end: int, reference: Mapping[str, Any], limits: Thresholds) -> Check:
+    """That no row of the published run lies after the window, which ends at `end` (milliseconds).
+
+    The value is by how much this window ends before the published one; 0 without such a row.
+    """
+    published = reference[WINDOW_END]
+    newest_row = round(published - reference["newest_row_age_days"] * DAY_MS)
+    days_back = max((published - end) / DAY_MS, 0.0) if newest_row >= end else 0.0
     return Check(
         "number of days by which the window ends before that of the published run",
         days_back,

@@ -38,7 +38,8 @@ class Thresholds:
             data.
         max_age_increase_days: Age of the newest row, beyond the least age in the published runs so
             far.
-        max_days_back: Days by which the window ends before that of the published run.
+        max_days_back: Days by which the window ends before that of the published run, if that has
+            rows after it.
         min_rows_per_day_ratio, max_rows_per_day_ratio: Rows per day, relative to the published run.
         max_lost_days: Days (UTC) within the window that lost at least half of the rows that they
             had in the published run.

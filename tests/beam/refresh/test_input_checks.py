@@ -126,8 +126,8 @@ def test_input_is_judged_by_the_training_data_and_the_published_run(
     assert [check.name for check in measured if not check.passed] == failing
 
 
-def test_a_window_that_ends_before_that_of_the_published_run_is_refused():
-    published = {"window_end": at("10")}
+def test_a_window_that_ends_before_rows_of_the_published_run_is_refused():
+    published = {"window_end": at("10"), "newest_row_age_days": 1 / 3}  # the ninth, 16:00
 
     def check(end, **limits):
         (made,) = check_input({}, {}, published, Thresholds(**limits), (at("01"), end))
@@ -135,13 +135,14 @@ def test_a_window_that_ends_before_that_of_the_published_run_is_refused():
 
     assert check(at("10")).passed
     assert check(at("11")).passed
-    assert not check(at("10") - 1).passed
+    assert check(at("09") + 16 * 3_600_000 + 1).passed  # after the newest row
+    assert not check(at("09") + 16 * 3_600_000).passed
     assert check(at("07"), max_days_back=3).passed
     text = r"is 3 \(2022-04-07T.* instead of 2022-04-10T.*\).* accept it with --max-days-back 3\. "
     with pytest.raises(LimamlError, match=text):
         require([check(at("07"))])
-    accepted = float(re.search("--max-days-back ([0-9.]+)", str(check(at("10") - 5_000)))[1])
-    assert check(at("10") - 5_000, max_days_back=accepted).passed
+    accepted = float(re.search("--max-days-back ([0-9.]+)", str(check(at("09") + 1_000)))[1])
+    assert check(at("09") + 1_000, max_days_back=accepted).passed
 
 
 def unreadable(**by_day):

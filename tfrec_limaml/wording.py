@@ -19,6 +19,14 @@ def counted(number: float, one: str, many: str | None = None, spec: str = "") ->
     return f"{number:{spec}} {words}"
 
 
+def duration(seconds: float) -> str:
+    """``0.52 s``, ``3.4 minutes``, ``2.6 hours``, ``659.4 days``: above two of the next unit."""
+    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds > 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.3g} s"
+
+
 def closest(name: str, candidates: Iterable[str]) -> str:
     """``"; did you mean 'x'?"``, or a list of the candidates."""
     names = list(candidates)

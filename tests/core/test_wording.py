@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tfrec_limaml.wording import counted
+from tfrec_limaml.wording import counted, duration
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,19 @@ from tfrec_limaml.wording import counted
 )
 def test_one_is_singular_and_everything_else_plural(arguments, text):
     assert counted(*arguments) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0712, "0.0712 s"),
+        (120, "120 s"),
+        (150, "2.5 minutes"),
+        (7200, "120.0 minutes"),
+        (9000, "2.5 hours"),
+        (56_974_297.745, "659.4 days"),
+        (-3.0, "-3 s"),
+    ],
+)
+def test_a_duration_has_a_unit_of_its_size(seconds, text):
+    assert duration(seconds) == text

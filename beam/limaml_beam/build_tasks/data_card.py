@@ -21,6 +21,7 @@ from limaml_beam.build_tasks.row_checks import (
 )
 from limaml_beam.build_tasks.settings import FAR_FUTURE, FAR_PAST, TaskSettings
 from limaml_beam.build_tasks.split_summary import NAMES, SplitSummary
+from limaml_beam.build_tasks.validation import UNREADABLE_VALUES
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 
@@ -189,6 +190,8 @@ def make_card(
     counts, sizes, feature_drift = (report[name] for name in ("counts", "sizes", "drift"))
     splits = summary.describe()
     input_quality = quality.describe(counts, summary, settings)
+    if settings.recent_only:
+        input_quality[UNREADABLE_VALUES] = report[UNREADABLE_VALUES]
     return {
         "name": schema.name,
         "schema_fingerprint": schema.fingerprint(),

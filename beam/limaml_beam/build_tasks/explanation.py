@@ -39,7 +39,7 @@ class Explanation:
     def example(self, reason: str) -> str:
         """``, such as 'VALUE'``: a value that was rejected for the reason; "" without one."""
         value = _value(self._letters.get(reason, {}), _column(self._schema, reason))
-        return "" if value is None else f", such as {_shown(value)}"
+        return "" if value is None else f", such as {shown(value)}"
 
     def _text(self, reason: str) -> str:
         letter, column = self._letters.get(reason, {}), _column(self._schema, reason)
@@ -50,7 +50,7 @@ class Explanation:
             return ""
         value = _value(letter, column)
         has_column = column in letter.get("row", ())
-        held = f" holds {_shown(value)}" if value is not None else " is empty" if has_column else ""
+        held = f" holds {shown(value)}" if value is not None else " is empty" if has_column else ""
         return f"the column {column!r}{held}, but {remedy}"
 
     @cached_property
@@ -77,7 +77,8 @@ def _value(letter: Mapping[str, Any], column: str | None) -> Any:
     return row.get(column) if isinstance(row, dict) else None
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value in quotes; only the beginning of a long one."""
     text = str(value)
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 

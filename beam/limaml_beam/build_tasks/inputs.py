@@ -86,7 +86,7 @@ class Inputs:
         for name, source in self.tables.items():
             sources[name] = source, table_columns(schema, name)
         for table, (source, columns) in sources.items():
-            types = column_types(source, columns)
+            types = column_types(source, columns, () if table else schema.carry)
             for feature in schema.features:
                 kind = types.get(feature.name)
                 if feature.table == table and kind is not None and not can_hold(kind, feature):

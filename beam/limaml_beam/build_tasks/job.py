@@ -19,6 +19,7 @@ from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.build_tasks.pipeline import REPORT, construct
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary
+from limaml_beam.build_tasks.validation import UNREADABLE_VALUES
 from limaml_beam.io import files, outcome, progress, runner_errors, staged_output
 from limaml_beam.io.pipeline_options import LOCAL_RUNNER, new_pipeline
 from limaml_beam.io.staged_output import write_file
@@ -116,7 +117,7 @@ def _finish(
     max_bad_fraction: float,
 ) -> dict[str, Any]:
     """Checks the counts; writes schema, statistics and data card beside the records."""
-    names = ("counts", "summary", "statistics", "sizes", "drift")
+    names = ("counts", UNREADABLE_VALUES, "summary", "statistics", "sizes", "drift")
     report = {
         name: _read_json(FileSystems.join(directory, REPORT, f"{name}.json")) for name in names
     }

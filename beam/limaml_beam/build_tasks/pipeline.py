@@ -24,7 +24,13 @@ from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SummariseSplits
 from limaml_beam.build_tasks.statistics import StatisticsFn
 from limaml_beam.build_tasks.task_split import SplitWithinTasks
-from limaml_beam.build_tasks.validation import COUNTS, REJECTED, ReadAndValidate
+from limaml_beam.build_tasks.unreadable import add_unreadable
+from limaml_beam.build_tasks.validation import (
+    COUNTS,
+    REJECTED,
+    UNREADABLE_VALUES,
+    ReadAndValidate,
+)
 from limaml_beam.build_tasks.writing import WriteShard
 from limaml_beam.io.sources import Part, Source, parts_of_file
 from limaml_beam.io.staged_output import write_file
@@ -41,7 +47,7 @@ REPORT = "_report"
 
 class ReadInteractions(beam.PTransform):
     """Files -> ``{"partitions": (partition, block of distinct valid rows), "rejected": JSON lines,
-    "counts": dictionaries}``.
+    "counts": dictionaries, "unreadable": dictionaries}``.
     """
 
     def __init__(
@@ -66,7 +72,7 @@ class ReadInteractions(beam.PTransform):
                     self.inputs.interactions.text,
                 )
             )
-            .with_outputs(REJECTED, COUNTS, main="blocks")
+            .with_outputs(REJECTED, COUNTS, UNREADABLE_VALUES, main="blocks")
             .with_output_types(pa.Table)
         )
         distinct = (
@@ -89,7 +95,12 @@ class ReadInteractions(beam.PTransform):
             ]
         )
         rejected = (read[REJECTED], empty) | "all rejected" >> beam.Flatten()
-        return {"partitions": distinct.partitions, REJECTED: rejected, COUNTS: counts}
+        return {
+            "partitions": distinct.partitions,
+            REJECTED: rejected,
+            COUNTS: counts,
+            UNREADABLE_VALUES: read[UNREADABLE_VALUES],
+        }
 
 
 class WriteTasks(beam.PTransform):
@@ -160,9 +171,10 @@ def construct(
         )
     sizes = blocks | "tasks" >> WriteTasks(schema, settings, inputs.tables, directory, shuffle)
     _write_dead_letters(interactions[REJECTED], directory)
-    counts = interactions[COUNTS]
     report = {
-        "counts": counts | "add counts" >> beam.CombineGlobally(columnar.sum_counts),
+        "counts": interactions[COUNTS] | "add counts" >> beam.CombineGlobally(columnar.sum_counts),
+        UNREADABLE_VALUES: interactions[UNREADABLE_VALUES]
+        | "add unreadable values" >> beam.CombineGlobally(add_unreadable),
         "summary": summary | "summary as dictionary" >> beam.Map(dataclasses.asdict),
         **_measured_features(blocks, schema, settings, inputs.tables),
         "sizes": sizes

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.build_tasks.unreadable import is_present
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import LABEL, ORDER, TIME, WEIGHT, key_column
 from limaml_beam.rows.feature_tables import Tables, owner
@@ -39,7 +40,8 @@ FUTURE = "future_time"
 WITH_OFFSET, WITHOUT_OFFSET = "with_offset", "without_offset"
 #: Rows of weight 0; they are used.
 WITHOUT_WEIGHT = "weight_0"
-#: Prefixes of counts by feature or table. `UNREADABLE` values exist, but are not valid.
+#: Prefixes of counts by feature or table. `UNREADABLE` values exist, but are not valid; NaN and
+#: blank text count as missing.
 FILLED, UNREADABLE, UNKNOWN_KEY = "filled:", "unreadable:", "unknown_key:"
 
 
@@ -186,8 +188,7 @@ def _read_features(
             counts[FILLED + feature.name] = int(bad.sum())
             if feature.table is None and bad.any():
                 filled[feature.name] = bad
-                has_value = np.asarray(pc.is_valid(raw[feature.name]))
-                counts[UNREADABLE + feature.name] = int((bad & has_value).sum())
+                counts[UNREADABLE + feature.name] = int((bad & is_present(raw[feature.name])).sum())
         else:
             reject(
                 bad,

@@ -15,10 +15,12 @@ from limaml_beam.build_tasks.row_checks import (
     ERASED,
     MALFORMED,
     OUTSIDE,
+    UNREADABLE,
     interaction_columns,
     validate,
 )
 from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.build_tasks.unreadable import unreadable_values
 from limaml_beam.io import progress
 from limaml_beam.io.sources import Part, Source, read_part
 from limaml_beam.rows.feature_tables import load_tables
@@ -26,14 +28,14 @@ from tfrec_limaml.datasets.rows import BadRow
 from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.schema.schema import Schema
 
-REJECTED, COUNTS = "rejected", "counts"
+REJECTED, COUNTS, UNREADABLE_VALUES = "rejected", "counts", "unreadable"
 
 
 class ReadAndValidate(beam.DoFn):
     """Part of an interactions file -> blocks of valid rows.
 
-    Dead letters and counts are tagged outputs. Joined columns are checked, but left out of the
-    blocks; see `limaml_beam.rows.feature_tables`.
+    Dead letters, counts and descriptions of unreadable values are tagged outputs. Joined columns
+    are checked, but left out of the blocks; see `limaml_beam.rows.feature_tables`.
     """
 
     def __init__(
@@ -55,7 +57,8 @@ class ReadAndValidate(beam.DoFn):
     def process(self, part: Part) -> Iterator[pa.Table | beam.pvalue.TaggedOutput]:
         """Reads one part of a file."""
         columns = interaction_columns(self.schema, self.settings.definitions)
-        for rows in read_part(part, columns, self.settings.batch_rows, self.text):
+        carry, batch_rows = self.schema.carry, self.settings.batch_rows
+        for rows in read_part(part, columns, batch_rows, self.text, carry):
             if not rows.count:  # the columns of a file before its rows
                 continue
             progress.advance("reading", rows.count)
@@ -68,6 +71,10 @@ class ReadAndValidate(beam.DoFn):
             for name, number in counts.items():
                 Metrics.counter("build_tasks", name).inc(number)
             yield beam.pvalue.TaggedOutput(COUNTS, counts)
+            names = [name.removeprefix(UNREADABLE) for name in counts if UNREADABLE in name]
+            if names:
+                described = unreadable_values(self.schema, rows.table, reasons == "", names)
+                yield beam.pvalue.TaggedOutput(UNREADABLE_VALUES, described)
             for letter in dead_letters(part[0], rows.table, reasons):
                 yield beam.pvalue.TaggedOutput(REJECTED, letter)
             if block.num_rows:

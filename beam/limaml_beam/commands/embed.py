@@ -167,11 +167,13 @@ def render(report: dict[str, Any]) -> str:
     lines += [f"  {n} of {name}" for name, n in report.get("by_definition", {}).items()]
     titles = {
         "kept_outside_window": "kept although they left the window",
-        "aged_out": "left out because they are too old",
         "nested": "of nested tasks",
         "nested_unstorable_key": "of nested tasks left out: no store can hold their keys",
     }
     lines += [f"  {report[name]} {text}" for name, text in titles.items() if report.get(name)]
+    if report.get("aged_out"):
+        rows = counted(report["aged_out"], "left out: its rows", "left out: their rows")
+        lines.append(f"  {rows} have all left the window")
     lines += [
         f"  {counted(count, 'dead letter')}: {name}"
         for name, count in report["dead_letters"].items()

@@ -28,7 +28,8 @@ example (from cron, every night):
   limaml refresh RAW --export EXPORT --store lmdb:STORE --work WORK --window-days 28
 
 exit code 0: published; 2: refused or failed; the reason is on stderr, and with the stage, the
-counts and the checks in WORK/refresh.json
+counts and the checks in WORK/refresh.json. 2 with "published GENERATION, but ...": a file about the
+run could not be written
 """
 
 _LIMITS = {
@@ -44,6 +45,7 @@ _LIMITS = {
     "max_unknown_increase": "share of unknown keys of a table beyond the training data's, at most",
     "max_age_increase_days": "age of the newest row beyond the least age in the published runs so "
     "far, at most",
+    "max_days_back": "days by which the window ends before that of the published run, at most",
     "min_rows_per_day_ratio": "rows per day relative to the published run, at least",
     "max_rows_per_day_ratio": "rows per day relative to the published run, at most",
     "max_lost_days": "days (UTC) that lost at least half of the published run's rows, at most",

@@ -12,7 +12,7 @@ from limaml_beam.commands.beam_flags import add_beam_flag, add_report_flags, rep
 from limaml_beam.commands.ignored_options import Rule, refuse_engine, refuse_ignored
 from limaml_beam.update import defaults
 from tfrec_limaml.cli import Command
-from tfrec_limaml.wording import counted
+from tfrec_limaml.wording import counted, duration
 
 if TYPE_CHECKING:
     from limaml_beam.update.job import Update
@@ -149,7 +149,9 @@ def render(report: dict[str, Any]) -> str:
     if report["ignored_as_older"]:
         lines.append(f"  {report['ignored_as_older']} ignored: the store has newer ones")
     if lag is not None:
-        lines.append(f"from interaction to store: median {lag['p50']} s, 99 % {lag['p99']} s")
+        lines.append(
+            f"from interaction to store: median {duration(lag['p50'])}, 99 % {duration(lag['p99'])}"
+        )
     return "\n".join(lines)
 
 

@@ -48,13 +48,16 @@ def reported(
 ) -> Iterator[dict[str, Any]]:
     """Writes the report of the block to every path when it ends, even by an error.
 
-    Its metrics go to the file `metrics`. Writes nothing if neither is given.
+    Its metrics go to the file `metrics`. Writes nothing if neither is given. Each file is tried,
+    also if another one cannot be written.
 
     Yields:
         The report. Entries that the block adds to it are in the file.
 
     Raises:
-        LimamlError: A file cannot be written; on this machine, this is found before the block.
+        LimamlError: A file cannot be written; on this machine, most reasons are found before the
+            block. After it the message says what the block has done, and the files that could be
+            written have the outcome ``"done"``.
     """
     if not paths and metrics is None:  # facts go to the report of the caller
         yield {}
@@ -80,11 +83,14 @@ def reported(
         report["outcome"] = "refused" if refused else "interrupted" if interrupted else "failed"
         report["reason"] = str(error) or type(error).__name__
         # The error of the block matters more than a report that cannot be written.
-        with contextlib.suppress(OSError, LimamlError):
-            _write(report, paths, metrics, began)
+        _write(report, paths, metrics, began)
         raise
     else:
-        _write(report, paths, metrics, began)
+        errors = _write(report, paths, metrics, began)
+        if errors:
+            published = report.get("published")
+            done = f"published {published}" if published else "the run is done"
+            raise LimamlError(f"{done}, but {'; '.join(errors)}")
     finally:
         _current.reset(token)
 
@@ -103,14 +109,22 @@ def _check(path: str) -> None:
         )
 
 
-def _write(report: dict[str, Any], paths: Sequence[str], metrics: str | None, began: float) -> None:
+def _write(
+    report: dict[str, Any], paths: Sequence[str], metrics: str | None, began: float
+) -> list[str]:
+    """Writes every file that can be written; returns why the others cannot."""
     ended = time.time()
     report["seconds"] = round(ended - began, 3)
     text = json.dumps(report, indent=2, default=str) + "\n"
+    errors = []
     for path in paths:
         try:
             staged_output.write_file(path, text.encode())
-        except OSError as error:
-            raise LimamlError(f"cannot write the report {path}: {error}") from error
+        except (OSError, LimamlError) as error:
+            errors.append(f"cannot write the report {path}: {error}")
     if metrics is not None:
-        metrics_file.write(metrics, report, ended)
+        try:
+            metrics_file.write(metrics, report, ended)
+        except (OSError, LimamlError) as error:
+            errors.append(str(error))
+    return errors

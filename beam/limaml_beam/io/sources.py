@@ -6,6 +6,7 @@ Formats: Parquet, CSV, TSV, and TFRecord files of `tf.train.Example`.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ from tfrec_limaml.datasets import partitions, table_files
 from tfrec_limaml.datasets.rows import Rows
 from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.column_times import PLAUSIBLE
 from tfrec_limaml.wording import counted
 
 _ENDINGS = (*table_files.TEXT_SUFFIXES, ".csv.gz", ".csv.zst", ".csv.bz2", ".parquet", ".tfrecord")
@@ -81,26 +83,18 @@ class Source:
             SourceError: Nothing matches, or the format of a file is unknown.
         """
         pattern_list = [patterns] if isinstance(patterns, str) else list(patterns)
-        matches: dict[str, Any] = {}
-        markers: set[str] = set()
-        try:
-            for pattern in pattern_list:
-                for path, match in files.match_tables(pattern).items():
-                    matches[path] = match
-                    if partitions.is_marker(files.relative_to_pattern(path, pattern)):
-                        markers.add(path)
-        except LimamlError as error:
-            raise SourceError(f"{name}: {error}") from error
+        matches, markers = _matches(name, pattern_list)
         data = matches.keys() - markers
         outside = {path for path in data if dates and partitions.is_outside(path, *dates)}
         empty = {path for path in data - outside if not matches[path].size_in_bytes}
         usable = sorted(data - outside - empty)
         if not usable:
             condition = f" with data (empty: {sorted(empty)})" if empty else ""
-            if outside:
-                condition += " in the dates (partitions of other days: "
-                condition += f"{counted(len(outside), 'file')})"
-            raise SourceError(f"{name}: no file{condition} matches {pattern_list}")
+            reason = ""
+            if dates and outside:
+                condition += " in the dates"
+                reason = _outside_text(len(outside), dates, bool(empty))
+            raise SourceError(f"{name}: no file{condition} matches {pattern_list}{reason}")
         for path in usable:
             format_of(path)
         return cls(
@@ -113,6 +107,40 @@ class Source:
             tuple(sorted(outside)),
             text or TextFormat(),
         )
+
+
+def _matches(name: str, patterns: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
+    """The files that match patterns, by path, and those of them without data."""
+    matches: dict[str, Any] = {}
+    markers: set[str] = set()
+    try:
+        for pattern in patterns:
+            for path, match in files.match_tables(pattern).items():
+                matches[path] = match
+                if partitions.is_marker(files.relative_to_pattern(path, pattern)):
+                    markers.add(path)
+    except LimamlError as error:
+        raise SourceError(f"{name}: {error}") from error
+    return matches, markers
+
+
+def _outside_text(number: int, dates: tuple[int, int], others: bool) -> str:
+    """Says that files are partitions of days outside the dates; `others`: there are other files."""
+    if number == 1 and not others:
+        files_are = "the only file is a partition"
+    else:
+        files_are = counted(number, "file is a partition", "files are partitions")
+    every = "" if others or number == 1 else "all "
+    first, end = map(_date_text, dates)
+    return f": {every}{files_are} of days outside {first or 'the past'} to {end or 'the future'}"
+
+
+def _date_text(time: int) -> str:
+    """A time in milliseconds as text, midnight (UTC) as its date; "" for one without a limit."""
+    if not PLAUSIBLE[0] <= time <= PLAUSIBLE[1]:
+        return ""
+    text = dt.datetime.fromtimestamp(time / 1000, dt.UTC).isoformat(timespec="seconds")
+    return text.removesuffix("+00:00").removesuffix("T00:00:00")
 
 
 def format_of(path: str) -> str:
@@ -141,11 +169,16 @@ def parts_of_file(path: str) -> list[Part]:
 
 
 def read_part(
-    part: Part, columns: Sequence[str], batch_rows: int, text: TextFormat | None = None
+    part: Part,
+    columns: Sequence[str],
+    batch_rows: int,
+    text: TextFormat | None = None,
+    carry: Sequence[str] = (),
 ) -> Iterator[Rows]:
     """Yields the raw values of the columns, at most `batch_rows` rows at a time.
 
-    Lines that are not table rows are reported beside them. `text` is the format of text files.
+    Lines that are not table rows are reported beside them. `text` is the format of text files,
+    `carry` the schema's passthrough columns, for errors: the schema need not list them.
 
     Raises:
         SourceError: The file cannot be read, is truncated, or lacks a column; the message names it.
@@ -163,7 +196,8 @@ def read_part(
             missing = sorted(set(columns) - set(rows.table.column_names))
             if missing:
                 raise MissingColumnsError(
-                    f"{path} lacks the columns {missing}; it has {sorted(rows.table.column_names)}"
+                    f"{path} lacks the columns {missing}{_carried_text(missing, carry)}; it has "
+                    f"{sorted(rows.table.column_names)}"
                 )
             count += rows.count
             yield Rows(rows.table.select(list(dict.fromkeys(columns))), rows.bad)
@@ -173,6 +207,18 @@ def read_part(
         raise SourceError(f"cannot read {path}: {error}") from error
     except READ_ERRORS as error:
         raise unreadable(path, count, error) from error
+
+
+def _carried_text(missing: Sequence[str], carry: Sequence[str]) -> str:
+    """Says which of the missing columns the schema need not list; "" if there are none."""
+    carried = [name for name in missing if name in carry]
+    if not carried:
+        return ""
+    which = "" if carried == list(missing) else f"{carried} "
+    it = "it" if len(carried) == 1 else "them"
+    return (
+        f" ({which}listed under `carry` in the schema; remove {it} there if you do not need {it})"
+    )
 
 
 def read_tables(
@@ -189,13 +235,17 @@ def read_tables(
         yield rows.table
 
 
-def column_types(source: Source, columns: Sequence[str]) -> dict[str, pa.DataType]:
+def column_types(
+    source: Source, columns: Sequence[str], carry: Sequence[str] = ()
+) -> dict[str, pa.DataType]:
     """Types of a source's columns in its first file, which is opened before any worker starts.
+
+    `carry` is that of `read_part`.
 
     Raises:
         SourceError: It cannot be read, or lacks a column.
     """
-    rows = next(read_part((source.files[0], None), columns, 1, source.text), None)
+    rows = next(read_part((source.files[0], None), columns, 1, source.text, carry), None)
     return {} if rows is None else {field.name: field.type for field in rows.table.schema}
 
 

@@ -196,12 +196,11 @@ def staged_file(path: str) -> Iterator[Any]:
     A retried or duplicated bundle leaves one complete file. The temporary name begins with a dot:
     if the process is killed, no pattern for outputs matches the incomplete file.
     """
-    parent = path.rsplit("/", 1)[0]
-    if files.has_folders(path) and not FileSystems.exists(parent):
+    folder, slash, name = path.rpartition("/")  # of a bare name and of a file of the root, ""
+    if folder and files.has_folders(path) and not FileSystems.exists(folder):
         with contextlib.suppress(BeamIOError, OSError):  # another worker made it first
-            FileSystems.mkdirs(parent)
-    folder, _, name = path.rpartition("/")
-    staging = _temporary_name(f"{folder}/.{name}" if folder else f".{name}", "partial")
+            FileSystems.mkdirs(folder)
+    staging = _temporary_name(f"{folder}{slash}.{name}", "partial")
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(_delete_if_there, staging)
         with FileSystems.create(staging, compression_type=CompressionTypes.UNCOMPRESSED) as handle:

@@ -36,10 +36,11 @@ from limaml_beam.generate_embeddings.job import generate, new_generation_name
 from limaml_beam.generate_embeddings.pipeline import EmbeddingJob
 from limaml_beam.io import outcome
 from limaml_beam.io.folder_lock import UPDATE, exclusive
-from limaml_beam.refresh import checks, days
+from limaml_beam.refresh import checks, days, input_checks, unreadable_days
 from limaml_beam.refresh.options import Refresh
 from limaml_beam.refresh.outputs import (
     check_reference,
+    check_work,
     clear,
     current_name,
     mark_checked,
@@ -81,8 +82,7 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     )
     flags = [*settings.flags, *settings.embed.worker_flags]
     card = prepare(options, str(next_tasks(work)), flags, overwrite=True)
-    quality = card["quality"]
-    outcome.note(rows_prepared=card["rows"]["used"], quality=quality)
+    outcome.note(rows_prepared=card["rows"]["used"], quality=card["quality"])
     check_results = _check_input(settings, outputs, reference, card, warnings)
     outcome.stage("embed")
     source = _carried_from(settings, reference)
@@ -91,8 +91,8 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     outcome.stage(outcome.CHECK)
     previous = None if reference is None else str(outputs / reference["generation"])
     check_results += checks.check_run(str(output), report, previous, reference, settings.limits)
-    _require(check_results)
-    _write_quality(outputs, reference, output, quality)
+    _require(check_results, card)
+    _write_quality(outputs, reference, output, card)
     replaced = current_name(settings.store, manifest.model_version)
     write_plan(next_tasks(work), Plan(settings.adapter, options, output.name, replaced))
     mark_checked(output, source)
@@ -113,7 +113,8 @@ def _begin(
     settings: Refresh, outputs: Path, manifest: Manifest
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Publishes what an earlier run left, and clears; the published run's report, and warnings."""
-    warnings = publish_pending(settings, outputs)
+    warnings = check_work(outputs, settings.store, manifest.model_version)
+    warnings += publish_pending(settings, outputs)
     reference = published_report(outputs, settings.store)
     warnings += check_reference(outputs, reference, settings.store, manifest.model_version)
     outcome.note(warnings=warnings)
@@ -153,14 +154,16 @@ def _check_input(
     empty = days.newly_empty(card["quality"], published_quality)
     if empty:
         warnings.append(f"no rows on {days.text(empty)}; were these days delivered?")
+    schema = read_schema(str(next_tasks(settings.work)))
+    warnings += unreadable_days.warnings(card["quality"], schema)
     outcome.note(warnings=warnings)
     outcome.stage(outcome.CHECK)
     prepared = settings_of(card)
     window = prepared.first, prepared.last
-    check_results = checks.check_input(
+    check_results = input_checks.check_input(
         card["quality"], training_quality, published_quality, settings.limits, window
     )
-    _require(check_results)
+    _require(check_results, card)
     return check_results
 
 
@@ -171,28 +174,25 @@ def _published_quality(outputs: Path, reference: dict[str, Any] | None) -> dict[
 
 
 def _write_quality(
-    outputs: Path, reference: dict[str, Any] | None, output: Path, quality: dict[str, Any]
+    outputs: Path, reference: dict[str, Any] | None, output: Path, card: dict[str, Any]
 ) -> None:
-    """Describes the input, with the least age of the newest row up to this run."""
+    """Describes the input, with its window and the least age of the newest row up to this run."""
+    quality = {**card["quality"], input_checks.WINDOW_END: settings_of(card).last}
     if "newest_row_age_days" in quality:
         published = _published_quality(outputs, reference)
         ages = [quality["newest_row_age_days"]]
-        ages += [checks.usual_age(published)] if "newest_row_age_days" in published else []
+        ages += [input_checks.usual_age(published)] if "newest_row_age_days" in published else []
         quality = {**quality, "usual_age_days": min(ages)}
     staging.write_text(output / QUALITY_FILE, json.dumps(quality, indent=1) + "\n")
 
 
-def _require(check_results: list[checks.Check]) -> None:
+def _require(check_results: list[checks.Check], card: dict[str, Any]) -> None:
     outcome.note(checks=_as_dicts(check_results))
-    checks.require(check_results)
+    checks.require(check_results, card["rows"]["skipped"])
 
 
 def _as_dicts(check_results: list[checks.Check]) -> list[dict[str, Any]]:
-    names = [field.name for field in dataclasses.fields(checks.Check) if field.name != "limits"]
-    return [
-        {**{name: getattr(check, name) for name in names}, "passed": check.passed}
-        for check in check_results
-    ]
+    return [dataclasses.asdict(check) | {"passed": check.passed} for check in check_results]
 
 
 def _carried_from(settings: Refresh, reference: dict[str, Any] | None) -> str | None:

@@ -33,11 +33,13 @@ class Thresholds:
             length; same model.
         min_loss_improvement: Share by which adaptation lowers the mean loss on the tasks' own rows.
         max_filled_increase: Share of rows in which a feature is filled, beyond that of the model's
-            training data.
+            training data; also for its unreadable values on one day.
         max_unknown_increase: Share of rows whose key a table lacks, beyond that of the training
             data.
         max_age_increase_days: Age of the newest row, beyond the least age in the published runs so
             far.
+        max_days_back: Days by which the window ends before that of the published run, if that has
+            rows after it.
         min_rows_per_day_ratio, max_rows_per_day_ratio: Rows per day, relative to the published run.
         max_lost_days: Days (UTC) within the window that lost at least half of the rows that they
             had in the published run.
@@ -53,6 +55,7 @@ class Thresholds:
     max_filled_increase: float = 0.2
     max_unknown_increase: float = 0.2
     max_age_increase_days: float = 0.9
+    max_days_back: float = 0.0
     min_rows_per_day_ratio: float = 0.5
     max_rows_per_day_ratio: float = 2.0
     max_lost_days: float = 0.0

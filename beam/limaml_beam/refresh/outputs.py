@@ -130,6 +130,39 @@ def _condemned_source(output: Path, store: EmbeddingStore, version: int) -> str 
     return source if states.get(source) == "condemned" else None
 
 
+def check_work(outputs: Path, store: EmbeddingStore, version: int) -> list[str]:
+    """Compares the outputs of earlier runs with the model version and the store of this one.
+
+    Args:
+        outputs: The folder of the outputs, before anything is published or cleared.
+        store: The store.
+        version: The model version of this run.
+
+    Returns:
+        Warnings: the work folder is another model version's, or the store lost its generations.
+    """
+    versions = {}
+    for folder in sorted(outputs.glob("*"), reverse=True):
+        if (folder / _PUBLISHED_MARK).exists():
+            with contextlib.suppress(LimamlError):
+                versions[folder.name] = int(read_report(str(folder))["model_version"])
+    warnings = []
+    newest = next(iter(versions.values()), version)
+    if newest != version:
+        warnings.append(
+            f"this work folder held model version {newest} until now; a work folder is for one "
+            "model version and store: give each version that you refresh its own --work"
+        )
+    own = [name for name, of_output in versions.items() if of_output == version]
+    if own and all(generation.state == "lost" for generation in store.generations(version)):
+        warnings.append(
+            f"this store held {own[0]} before and holds no generation of model version {version} "
+            "now: if it lost its data, the tombstones of erasures are lost too; repeat them "
+            "(`limaml erase`)"
+        )
+    return warnings
+
+
 def check_reference(
     outputs: Path, reference: dict[str, Any] | None, store: EmbeddingStore, version: int
 ) -> list[str]:

@@ -286,8 +286,8 @@ class Updater:
 
 
 def _lag(new_rows: NewRows) -> dict[str, float] | None:
-    """Seconds from the valid rows' times until now."""
-    if not new_rows.tables:
+    """Seconds from the valid rows' times until now; None if no row was used."""
+    if not new_rows.tables or not new_rows.used:
         return None
     ages = time.time() - columnar.to_numpy(next(iter(new_rows.tables.values()))[TIME]) / 1000
     median, p99 = np.quantile(ages, [0.5, 0.99])

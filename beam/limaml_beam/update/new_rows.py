@@ -75,11 +75,12 @@ def read_new(inputs: Inputs, schema: Schema, settings: TaskSettings, tasks: Path
     """
     tables = load_tables(schema, inputs.tables)
     columns = interaction_columns(schema, settings.definitions)
+    text, size = inputs.interactions.text, settings.batch_rows
     new_rows, blocks = NewRows(), []
     for path in inputs.interactions.files:
         try:
             for part in parts_of_file(path):
-                for rows in read_part(part, columns, settings.batch_rows, inputs.interactions.text):
+                for rows in read_part(part, columns, size, text, schema.carry):
                     new_rows.read += rows.count
                     for bad in rows.bad:
                         new_rows.skip(f"malformed_row:{bad.reason}")

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from limaml_beam.commands import embed as embed_command
+from limaml_beam.commands import update as update_command
 from limaml_beam.io.outcome import reported
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError, StoreError
@@ -145,6 +146,52 @@ def test_a_report_in_a_folder_that_may_not_be_written_to_is_refused(tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
+def reported_run(folder, facts, error=None):
+    """A run during which its first report, ``r.json``, becomes impossible to write."""
+    reports, metrics = [f"{folder}/r.json", f"{folder}/other.json"], f"{folder}/x.prom"
+    with reported("refresh", reports, metrics) as report:
+        report |= facts
+        (folder / "r.json" / "x").mkdir(parents=True)
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize(
+    ("facts", "done"),
+    [({"published": "20260101T000000Z"}, "published 20260101T000000Z"), ({}, "the run is done")],
+)
+def test_a_report_that_cannot_be_written_hides_neither_the_others_nor_what_the_run_did(
+    tmp_path, facts, done
+):
+    with pytest.raises(LimamlError, match=rf"^{done}, but cannot write the report .*r\.json: "):
+        reported_run(tmp_path, facts)
+    assert json.loads((tmp_path / "other.json").read_text())["outcome"] == "done"
+    assert samples(tmp_path / "x.prom")["limaml_run_success",] == 1
+
+
+def test_a_failed_run_writes_its_metrics_although_its_report_cannot_be_written(tmp_path):
+    with pytest.raises(LimamlError, match=r"^the reason$"):
+        reported_run(tmp_path, {}, LimamlError("the reason"))
+    assert json.loads((tmp_path / "other.json").read_text())["outcome"] == "failed"
+    assert samples(tmp_path / "x.prom")["limaml_run_outcome", "failed"] == 1
+
+
+def test_metrics_that_cannot_be_written_after_a_publication_leave_its_name_in_the_error(
+    tmp_path, monkeypatch
+):
+    def refuse(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("limaml_beam.io.metrics_file.write_to_textfile", refuse)
+    metrics, file = f"{tmp_path}/x.prom", tmp_path / "report.json"
+    with (
+        pytest.raises(LimamlError, match=r"^published g1, but cannot write the metrics .*no space"),
+        reported("refresh", [str(file)], metrics) as report,
+    ):
+        report["published"] = "g1"
+    assert json.loads(file.read_text())["published"] == "g1"
+
+
 def test_embeddings_that_could_not_be_published_are_published_later_without_the_job(
     tmp_path, export, write_tasks, encode, monkeypatch, capsys
 ):
@@ -206,3 +253,40 @@ def test_the_embedding_job_says_that_all_embeddings_are_zero(norm, said):
     }
     text = embed_command.render(report)
     assert ("check: all embeddings are zero: the model does not adapt" in text) == said
+
+
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [
+        (0, None),
+        (1, "  1 left out: its rows have all left the window"),
+        (2, "  2 left out: their rows have all left the window"),
+    ],
+)
+def test_tasks_that_left_the_window_are_counted_in_a_sentence(number, line):
+    report = {
+        **{"generation": "g1", "model_version": 1, "rows": 3, "embedding_dim": 2},
+        **{"tasks_read": 3, "embedded": 3, "carried": 0, "dead_letters": {}, "aged_out": number},
+    }
+    lines = [each for each in embed_command.render(report).splitlines() if "left out" in each]
+    assert lines == ([] if line is None else [line])
+
+
+@pytest.mark.parametrize(
+    ("lag", "line"),
+    [
+        (None, []),
+        (
+            {"p50": 0.071, "p99": 56_974_297.7},
+            ["from interaction to store: median 0.071 s, 99 % 659.4 days"],
+        ),
+    ],
+)
+def test_an_update_prints_the_time_from_interaction_to_store_in_units_of_its_size(lag, line):
+    report = {
+        "rows": {"read": 1, "used": 1, "skipped": {}},
+        **{"tasks": 1, "upserted": 1, "ignored_as_older": 0, "left_window": 0},
+        **{"seconds": 1.0, "lag_seconds": lag},
+    }
+    lines = update_command.render(report).splitlines()
+    assert [each for each in lines if "interaction to store" in each] == line

@@ -17,7 +17,7 @@ from limaml_beam.io import sources
 from limaml_beam.io.sources import read_tables
 from tfrec_limaml.cli import main
 from tfrec_limaml.datasets import partitions, user_files
-from tfrec_limaml.errors import SchemaError
+from tfrec_limaml.errors import LimamlError, SchemaError
 
 
 def write_lake(folder: Path) -> Path:
@@ -178,7 +178,39 @@ def test_a_window_without_any_partition_is_an_error_that_says_so(lake, schema, t
     command = ["prepare", "--schema", str(schema), "--interactions", str(lake)]
     command += ["--output", str(tmp_path / "x"), "--recent-only", "--window-days", "2"]
     assert main([*command, "--window-end", "2025-01-01"]) == 2
-    assert "in the dates (partitions of other days: 16 files)" in capsys.readouterr().err
+    text = "all 16 files are partitions of days outside 2024-12-30 to 2025-01-01"
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("files", "dates", "text"),
+    [
+        (
+            ["day=2026-01-04/x.csv"],
+            (parse_time("2026-02-01T12:00"), 2**62),
+            "no file in the dates matches .*: the only file is a partition of days outside "
+            "2026-02-01T12:00:00 to the future",
+        ),
+        (
+            ["day=2026-01-04/x.csv", "day=2026-02-04/empty.csv"],
+            (-(2**62), parse_time("2026-01-01")),
+            "all 2 files are partitions of days outside the past to 2026-01-01",
+        ),
+        (
+            ["day=2026-01-04/x.csv", "empty.csv"],
+            (parse_time("2026-02-01"), parse_time("2026-02-03")),
+            r"no file with data \(empty: .*empty.csv'\]\) in the dates matches .*: 1 file is a "
+            "partition of days outside 2026-02-01 to 2026-02-03",
+        ),
+    ],
+)
+def test_files_of_other_days_are_named_with_the_dates(tmp_path, files, dates, text):
+    for name in files:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("" if "empty" in name else "a\n1\n")
+    with pytest.raises(LimamlError, match=text):
+        sources.Source.match("interactions", str(tmp_path), dates=dates)
 
 
 def test_a_column_of_the_file_itself_comes_before_its_folder(tmp_path):

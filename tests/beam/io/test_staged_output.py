@@ -13,6 +13,27 @@ def test_a_file_that_cannot_be_created_says_why_and_not_that_it_cannot_be_remove
         staged_output.write_file(f"{tmp_path}/file/report.json", b"{}")
 
 
+def test_a_file_without_a_folder_in_its_name_is_written_into_the_current_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    staged_output.write_file("report.json", b"{}")
+    staged_output.write_file("report.json", b"{1}")
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [
+        ("report.json", b"{1}")
+    ]
+
+
+def test_the_temporary_name_of_a_file_is_in_its_folder(monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def stop(path, **_):
+        raise Stopped(path)
+
+    monkeypatch.setattr(staged_output.FileSystems, "create", stop)
+    with pytest.raises(Stopped, match=r"^/\.report\.json\.partial-"):
+        staged_output.write_file("/report.json", b"")
+
+
 def test_only_an_earlier_output_of_the_same_kind_is_replaced(tmp_path):
     outputs = {name: tmp_path / name for name in ("earlier", "empty", "other", "file", "nested")}
     (outputs["nested"] / "deeper").mkdir(parents=True)

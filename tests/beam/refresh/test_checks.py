@@ -1,6 +1,5 @@
 """Checks before publication."""
 
-import argparse
 import dataclasses
 
 import numpy as np
@@ -8,13 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from limaml_beam.build_tasks.settings import FAR_FUTURE, FAR_PAST
-from limaml_beam.commands.refresh import add_arguments
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.embedding_statistics import describe, drift
-from limaml_beam.refresh import days
-from limaml_beam.refresh.checks import Thresholds, check_input, check_run, require
+from limaml_beam.refresh.checks import Check, Thresholds, check_run, require
+from limaml_beam.refresh.input_checks import check_input
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema.schema import parse_time
 
 
 def write(folder, embeddings, losses=(1.0, 0.5), files=2):
@@ -136,151 +133,41 @@ def test_a_refusal_names_every_failed_check_and_its_limits(tmp_path):
         )
 
 
-ALWAYS = FAR_PAST, FAR_FUTURE
+def test_a_refusal_names_the_option_of_the_limit_that_a_value_exceeds():
+    check = Check("ratio", 3.0, 0.5, 2.0, options=("--min-ratio", "--max-ratio"))
+    fixed = Check("share", 1.0, 0.0, 0.95)
+    wider = r"Fix the cause, or set the options in brackets to wider limits if the change"
+    with pytest.raises(LimamlError, match=rf"allowed 0.5 to 2 \(--max-ratio\)\. {wider}"):
+        require([check])
+    with pytest.raises(LimamlError, match=r"allowed 0.5 to 2 \(--min-ratio\)\. "):
+        require([dataclasses.replace(check, value=0.1)])
+    with pytest.raises(LimamlError, match=r"allowed 0 to 0.95\. Fix the cause$"):
+        require([fixed])
 
 
-def at(date):
-    return parse_time(f"2022-04-{date}")
-
-
-def days_of(first, last, *without, rows=10, **changed):
-    """`rows` rows on each day from the first to the last; ``d05=3``: three on the fifth."""
-    days = (f"{day:02}" for day in range(int(first), int(last) + 1))
-    counts = {day: changed.get(f"d{day}", rows) for day in days if day not in without}
-    return {"rows_by_day": {f"2022-04-{day}": number for day, number in counts.items()}}
+def test_every_threshold_is_named_by_a_check_with_its_option(tmp_path):
+    reference, report = write(tmp_path / "old", BASE), write(tmp_path / "new", BASE)
+    measured = check_run(f"{tmp_path}/new", report, f"{tmp_path}/old", reference, Thresholds())
+    quality = {"filled": {"x": 0}, "unknown_keys": {"t": 0}, "newest_row_age_days": 0}
+    quality |= {"rows_per_day": 1, "rows_by_day": {"2022-04-01": 1}, "window_end": 0}
+    measured += check_input(quality, quality, quality, Thresholds(), (FAR_PAST, FAR_FUTURE))
+    named = {option for check in measured for option in check.options if option}
+    assert named == {f"--{n.replace('_', '-')}" for n in Thresholds.__dataclass_fields__}
 
 
 @pytest.mark.parametrize(
-    ("now", "published", "window", "lost"),
+    ("skipped", "text"),
     [
-        (days_of("02", "09"), days_of("01", "08"), (at("02"), at("10")), ""),
-        (days_of("02", "09", "05"), days_of("01", "08"), (at("02"), at("10")), "2022-04-05"),
-        (days_of("02", "09", "05"), days_of("01", "08", "05"), (at("02"), at("10")), ""),
+        ({}, ""),
+        ({"duplicate": 5, "outside_dates": 9, "erased": 1}, ""),
+        ({"implausible_time": 572, "duplicate": 5}, "572 rows were left out: implausible_time. "),
+        ({"invalid_label": 1}, "1 row was left out: invalid_label. "),
         (
-            days_of("04", "09", "05", "06", "08"),
-            days_of("01", "08"),
-            (at("02"), at("10")),
-            "2022-04-02 to 2022-04-03, 2022-04-05 to 2022-04-06, 2022-04-08",
-        ),
-        # A day that is delivered in part, and a local day that overlaps two.
-        (days_of("02", "09", d05=5), days_of("01", "08"), (at("02"), at("10")), "2022-04-05"),
-        (days_of("02", "09", d05=6), days_of("01", "08"), (at("02"), at("10")), ""),
-        (days_of("02", "09", d05=7, d06=3), days_of("01", "08"), ALWAYS, "2022-04-01, 2022-04-06"),
-        (days_of("01", "09", rows=20), days_of("01", "08"), ALWAYS, ""),
-        # Days that are not whole within the window may have lost their rows to it.
-        (days_of("03", "09"), days_of("01", "08"), (at("02") + 1, at("10")), ""),
-        (days_of("02", "06"), days_of("01", "08"), (at("02"), at("08") - 1), ""),
-        (days_of("02", "06"), days_of("01", "08"), (at("02"), at("08")), "2022-04-07"),
-        (days_of("02", "06"), days_of("01", "08"), ALWAYS, "2022-04-01, 2022-04-07 to 2022-04-08"),
-    ],
-)
-def test_a_day_of_the_window_that_loses_half_its_rows_is_refused_and_named(
-    now, published, window, lost
-):
-    (check,) = check_input(now, {}, published, Thresholds(), window)
-    assert (check.passed, check.detail) == (not lost, lost)
-    if lost:
-        remedy = rf"deliver .* accept them with --max-lost-days {check.value}\. "
-        with pytest.raises(LimamlError, match=rf"is \d \({lost}\), allowed 0 to 0: {remedy}"):
-            require([check])
-    (wide,) = check_input(now, {}, published, Thresholds(max_lost_days=5), window)
-    assert wide.passed
-
-
-def test_days_are_not_compared_with_a_run_that_did_not_write_them():
-    assert check_input(days_of("02", "06"), {}, {"filled": {}}, Thresholds(), ALWAYS) == []
-
-
-@pytest.mark.parametrize(
-    ("published", "expected"),
-    [({}, ["05", "08"]), (days_of("01", "06", "05"), ["08"]), (days_of("01", "08"), [])],
-)
-def test_an_empty_day_is_warned_about_by_the_first_run_that_sees_it(published, expected):
-    found = days.newly_empty(days_of("02", "09", "05", "08"), published)
-    assert [f"{day:%d}" for day in found] == expected
-
-
-@pytest.mark.parametrize(
-    ("quality", "trained", "reference", "failing"),
-    [
-        ({"filled": {"age": 0.1}}, {"filled": {}}, {}, []),
-        ({"filled": {"age": 0.3}}, {"filled": {}}, {}, ["share of filled values of feature age"]),
-        ({"filled": {"age": 0.3}}, {"filled": {"age": 0.2}}, {}, []),
-        ({"filled": {"age": 1.0}}, {}, {}, ["share of filled values of feature age"]),
-        ({"filled": {"age": 0.9}}, {}, {}, []),
-        (
-            {"filled": {"age": 0.9}},
-            {},
-            {"filled": {"age": 0.1}},
-            ["share of filled values of feature age"],
-        ),
-        (
-            {"unknown_keys": {"users": 1.0}},
-            {"unknown_keys": {"users": 0.1}},
-            {},
-            ["share of unknown keys of table users"],
-        ),
-        ({"newest_row_age_days": 1.2}, {}, {"newest_row_age_days": 0.4}, []),
-        (
-            {"newest_row_age_days": 1.4},
-            {},
-            {"newest_row_age_days": 0.4},
-            ["age of the newest row in days"],
-        ),
-        ({"newest_row_age_days": 9.0}, {}, {}, []),
-        ({"rows_per_day": 60.0}, {}, {"rows_per_day": 100.0}, []),
-        (
-            {"rows_per_day": 40.0},
-            {},
-            {"rows_per_day": 100.0},
-            ["rows per day relative to the published run"],
-        ),
-        (
-            {"rows_per_day": 300.0},
-            {},
-            {"rows_per_day": 100.0},
-            ["rows per day relative to the published run"],
+            {"invalid_label": 1, "implausible_time": 2},
+            r"3 rows were left out: implausible_time \(2\), invalid_label \(1\). ",
         ),
     ],
 )
-def test_input_is_judged_by_the_training_data_and_the_published_run(
-    quality, trained, reference, failing
-):
-    measured = check_input(quality, trained, reference, Thresholds(), ALWAYS)
-    assert [check.name for check in measured if not check.passed] == failing
-
-
-@pytest.mark.parametrize(
-    ("quality", "trained", "published", "options"),
-    [
-        ({"rows_per_day": 40.0}, {}, {"rows_per_day": 100.0}, ["--min-rows-per-day-ratio"]),
-        ({"rows_per_day": 300.0}, {}, {"rows_per_day": 100.0}, ["--max-rows-per-day-ratio"]),
-        ({"filled": {"age": 1.0}}, {"filled": {}}, {}, ["--max-filled-increase"]),
-        ({"filled": {"age": 1.0}}, {}, {}, []),
-        (
-            {"unknown_keys": {"a": 1.0, "b": 1.0}, "newest_row_age_days": 9.0},
-            {"unknown_keys": {}},
-            {"newest_row_age_days": 0.0},
-            ["--max-unknown-increase", "--max-age-increase-days"],
-        ),
-    ],
-)
-def test_a_refusal_names_the_options_that_widen_its_limits(quality, trained, published, options):
-    remedy = f", or widen {', '.join(options)} if the change is intended" if options else ""
-    with pytest.raises(LimamlError, match=rf"\. Fix the cause{remedy}$"):
-        require(check_input(quality, trained, published, Thresholds(), ALWAYS))
-
-
-def test_each_check_of_a_run_has_an_option_of_the_command(tmp_path):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    known = {option for action in parser._actions for option in action.option_strings}
-    for name, vectors in (("less", BASE[:9] * 0.1), ("more", np.tile(-9 * BASE, (4, 1)))):
-        reference = write(tmp_path / f"{name}-old", BASE)
-        report = write(tmp_path / name, vectors, losses=(1.0, 3.0))
-        report |= {"dead_letters": {tables.NOT_FINITE: 50}}
-        old = f"{tmp_path}/{name}-old"
-        limits = Thresholds(max_drift=0.01)
-        checks = check_run(f"{tmp_path}/{name}", report, old, reference, limits)
-        assert len(checks) == 5
-        assert {check.option for check in checks} <= known
+def test_a_refusal_names_the_reasons_for_which_rows_were_left_out(skipped, text):
+    with pytest.raises(LimamlError, match=rf"allowed 0 to 1. {text}Fix the cause"):
+        require([Check("share", 2.0, 0.0, 1.0)], skipped)

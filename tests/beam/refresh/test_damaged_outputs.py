@@ -1,5 +1,6 @@
 """Refreshes whose earlier outputs are damaged, of another model, or in use."""
 
+import dataclasses
 import fcntl
 import shutil
 
@@ -11,6 +12,7 @@ from limaml_beam.io import folder_lock
 from limaml_beam.refresh import outputs
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import StoreError
+from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.store import open_store
 
 
@@ -118,3 +120,35 @@ def test_a_refresh_says_what_it_waits_for_and_gives_up(
     assert main(command) == 0
     assert len(store.generations(7)) == 2
     assert "waiting" not in capsys.readouterr().err
+
+
+def test_a_store_that_lost_what_was_published_to_it_is_a_warning_about_its_tombstones(
+    raw, arguments, result, tmp_path, capsys
+):
+    assert main(["refresh", raw(1), *arguments]) == 0
+    assert result()["warnings"] == []
+    lost = result()["published"]
+    shutil.rmtree(tmp_path / "store")
+    assert main(["refresh", raw(1), *arguments]) == 0
+    (warning,) = result()["warnings"]
+    assert f"this store held {lost} before and holds no generation of model version 7" in warning
+    assert "the tombstones of erasures are lost too; repeat them (`limaml erase`)" in warning
+    assert f"check: {warning}" in capsys.readouterr().out
+    assert main(["refresh", raw(1), *arguments]) == 0
+    assert result()["warnings"] == []
+
+
+def test_another_model_version_in_the_same_work_folder_is_a_warning(
+    raw, arguments, result, tmp_path, export
+):
+    assert main(["refresh", raw(1), *arguments]) == 0
+    adapter = tmp_path / "next" / "adapter" / "8"
+    shutil.copytree(export / "adapter" / "7", adapter)
+    dataclasses.replace(Manifest.read(adapter), model_version=8).write(adapter)
+    following = ["refresh", raw(1), *arguments, "--export", f"{tmp_path}/next"]
+    assert main(following) == 0
+    (warning,) = result()["warnings"]
+    assert "this work folder held model version 7 until now" in warning
+    assert "its own --work" in warning
+    assert main(following) == 0
+    assert result()["warnings"] == []

@@ -11,11 +11,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
-from daily_rows import START, expected, sums
+from daily_rows import expected, sums
 
 from limaml_beam.refresh import checks
 from tfrec_limaml.cli import main
@@ -164,23 +161,6 @@ def test_vectors_of_a_generation_that_is_rolled_back_during_a_run_do_not_come_ba
     np.testing.assert_array_equal(sums(store), expected(1))
 
 
-def test_a_column_that_loses_its_values_is_refused_before_anything_is_adapted(
-    raw, arguments, result, tmp_path, capsys
-):
-    assert main(["refresh", raw(1), *arguments]) == 0
-    folder = raw(2)
-    path = tmp_path / "raw" / "interactions.parquet"
-    table = pq.read_table(path)
-    nulls = pa.nulls(table.num_rows, pa.float32())
-    pq.write_table(table.set_column(1, "x", nulls), path)
-    assert main(["refresh", folder, *arguments]) == 2
-    assert "share of filled values of feature x is 1" in capsys.readouterr().err
-    assert (result()["outcome"], result()["stage"]) == ("refused", "check")
-    assert result()["quality"]["filled"] == {"x": 1.0}
-    assert result()["published"] is None
-    assert "embedded" not in result()
-
-
 def test_a_run_that_fails_before_anything_is_read_is_on_record(raw, arguments, result):
     assert main(["refresh", raw(1), *arguments]) == 0
     assert result()["outcome"] == "done"
@@ -190,53 +170,6 @@ def test_a_run_that_fails_before_anything_is_read_is_on_record(raw, arguments, r
     assert (result()["outcome"], result()["stage"]) == ("failed", "start")
     assert "no exported version" in result()["reason"]
     assert "published" not in result()
-
-
-def test_a_newest_day_that_is_missing_is_refused(raw, arguments, capsys):
-    days = [*arguments, "--max-drift", "9", "--max-norm-ratio", "9"]
-    assert main(["refresh", raw(3), *days, "--window-end", "2022-04-18"]) == 0
-    assert main(["refresh", raw(3), *days, "--window-end", "2022-04-19"]) == 2
-    assert "age of the newest row in days is" in capsys.readouterr().err
-    assert main(["refresh", raw(4), *days, "--window-end", "2022-04-19"]) == 0
-
-
-def test_a_day_in_the_middle_that_was_not_delivered_is_refused_until_it_comes_or_is_accepted(
-    raw, arguments, result, tmp_path, capsys
-):
-    command = [*arguments, "--max-drift", "9", "--max-norm-ratio", "9"]
-    assert main(["refresh", raw(4), *command, "--window-end", "2022-04-19"]) == 0
-    folder = raw(5)
-    path = tmp_path / "raw" / "interactions.parquet"
-    whole = pq.read_table(path)
-    third_day = pc.equal(pc.divide(pc.subtract(whole["time"], START), 86_400_000), 2)
-    pq.write_table(whole.filter(pc.invert(third_day)), path)
-    today = ["refresh", folder, *command, "--window-end", "2022-04-20"]
-    assert main(today) == 2
-    assert "half of the published run's rows is 1 (2022-04-17), allowed" in capsys.readouterr().err
-    assert (result()["outcome"], result()["published"]) == ("refused", None)
-    assert main([*today, "--max-lost-days", "1"]) == 0
-    assert "check:" not in capsys.readouterr().out
-    # The accepted run is now the published one: the gap is known.
-    assert main(today) == 0
-    pq.write_table(whole, path)
-    assert main(today) == 0
-    assert "2022-04-17" in result()["quality"]["rows_by_day"]
-
-
-def test_a_day_that_was_empty_from_the_start_is_a_warning_of_the_first_run(
-    raw, arguments, result, tmp_path, capsys
-):
-    folder = raw(1)
-    path = tmp_path / "raw" / "interactions.parquet"
-    later = pc.add(pq.read_table(path)["time"], 2 * 86_400_000)
-    table = pq.read_table(path)
-    pq.write_table(pa.concat_tables([table, table.set_column(4, "time", later)]), path)
-    assert main(["refresh", folder, *arguments]) == 0
-    assert "check: no rows on 2022-04-16; were" in capsys.readouterr().out
-    assert result()["warnings"] == ["no rows on 2022-04-16; were these days delivered?"]
-    assert main(["refresh", folder, *arguments]) == 0
-    assert "check:" not in capsys.readouterr().out
-    assert result()["warnings"] == []
 
 
 @pytest.mark.slow

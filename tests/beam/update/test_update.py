@@ -55,6 +55,7 @@ def test_one_update_after_another_sees_all_rows_and_counts_none_twice(refreshed,
     result = report(capsys)
     assert result["rows"] == {"read": 4, "used": 0, "skipped": {"duplicate": 4}}
     assert (result["tasks"], result["upserted"]) == (0, 0)
+    assert result["lag_seconds"] is None
     assert refreshed.sums("u3", "u4") == [(12, 3), (2, 2)]
 
 

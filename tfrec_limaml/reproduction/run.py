@@ -8,9 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfrec_limaml import staging
 from tfrec_limaml.comparison.rivals import Data
 from tfrec_limaml.comparison.run import run_all
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.evaluation.evaluate import MIN_TASKS
 from tfrec_limaml.report.tables_page import ordering_sentence, write_tables_page
 from tfrec_limaml.reproduction.setups import Setup, Trainer
 from tfrec_limaml.reproduction.summary import summarise
@@ -45,6 +49,8 @@ def run_table(
     """
     setups = list({line.setup.name: line.setup for line in table.lines}.values())
     data = {task: Data.of(tasks, task, epochs) for task in {setup.task for setup in setups}}
+    for each in data.values():
+        _require_tasks(each)
     trainer = Trainer()
     runs: dict[str, list[dict[str, Any]]] = {setup.name: [] for setup in setups}
     folder = Path(output) / "runs" / table.records
@@ -62,6 +68,16 @@ def run_table(
     staging.write_text(folder / f"{table.name}.md", markdown(result) + "\n")
     _write_runs(folder / f"{table.name}.runs.jsonl", table, runs)
     return result
+
+
+def _require_tasks(data: Data) -> None:
+    """Raises `LimamlError` if the test rows are of too few tasks for intervals."""
+    tasks = len(np.unique(data.test.task))
+    if tasks < MIN_TASKS:
+        raise LimamlError(
+            f"the test rows of {data.tasks} are of {counted(tasks, 'task')}; the intervals of the "
+            f"tables need {MIN_TASKS}"
+        )
 
 
 def _run(trainer: Trainer, setup: Setup, data: Data, seed: int) -> Any:

@@ -14,6 +14,7 @@ from tfrec_limaml.comparison.rows import Rows
 from tfrec_limaml.comparison.summary import paired_gain, same_seeds
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.cohorts import PAPER_BOUND
+from tfrec_limaml.evaluation.evaluate import MIN_TASKS
 from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.reproduction.table import EQUAL, Line, Ordering, Table
 from tfrec_limaml.schema.columns import DAY_MS
@@ -93,6 +94,7 @@ def _line(
             }
             for name, mask in masks(table.slices, data)
             if len(np.unique(data.test.label[mask])) > 1
+            and len(np.unique(data.test.task[mask])) >= MIN_TASKS
         ],
     }
 

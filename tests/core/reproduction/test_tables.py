@@ -115,6 +115,24 @@ def test_cohorts_are_new_dormant_occasional_and_frequent_tasks():
     np.testing.assert_array_equal(under, np.bincount(rows.task)[rows.task] < 25)
 
 
+def test_few_tasks_are_refused_and_slices_of_few_are_left_out(tmp_path, monkeypatch):
+    data = world()
+    few = dataclasses.replace(data.test, task=data.test.task % 29)
+    monkeypatch.setattr(
+        Data, "of", lambda *arguments: types.SimpleNamespace(tasks="tasks", test=few)
+    )
+    with pytest.raises(LimamlError, match=r"test rows of tasks are of 29 tasks; .* need 30"):
+        run_table(TABLE, "tasks", tmp_path, [1])
+    by_name = dict(masks("cohorts", data))
+    enough = {name for name, mask in by_name.items() if len(np.unique(data.test.task[mask])) >= 30}
+    assert "all" in enough
+    assert len(enough) < len(by_name)
+    made = {line.setup.name: runs(data, 1.0, 1.0) for line in TABLE.lines}
+    result = summarise(dataclasses.replace(TABLE, slices="cohorts"), made, {None: data})
+    for line in result["lines"]:
+        assert {part["slice"] for part in line["slices"]} == enough
+
+
 def test_lines_of_different_task_definitions_cannot_be_paired():
     finer = dataclasses.replace(TABLE.lines[1], setup=Setup(options=SMALL, task="user_tab"))
     table = dataclasses.replace(TABLE, lines=[TABLE.lines[0], finer])

@@ -1,8 +1,8 @@
 """Personalise deep recommender models with LiMAML (KDD 2024).
 
 The names below are loaded on first use, so that ``import tfrec_limaml`` does not import TensorFlow.
-If Keras is imported already, the classes of this package are registered with it at once, so that
-``keras.saving.load_model`` finds them.
+If Keras is imported already, or by one of these names, the classes of this package are registered
+with it, so that ``keras.saving.load_model`` finds them.
 """
 
 from __future__ import annotations
@@ -93,12 +93,19 @@ def __getattr__(name: str) -> Any:
         return importlib.metadata.version("tfrec_limaml")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    _register()
+    return value
 
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
 
 
-if "keras" in sys.modules:
-    importlib.import_module("tfrec_limaml.models")
+def _register() -> None:
+    """Registers the Keras classes of this package if Keras is imported."""
+    if "keras" in sys.modules:
+        importlib.import_module("tfrec_limaml.models")
+
+
+_register()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shutil
 import sys
 import warnings
@@ -32,6 +31,8 @@ next: limaml evaluate runs/tasks --run runs/model
 """
 
 
+#: Seconds; threads cannot wait for much longer.
+_LONGEST_TIMEOUT = 10_000_000
 #: Scores of several models in a result, and what these differ by.
 _CHOICES = {
     "val_auc_by_prior_precision": "initial prior precision",
@@ -123,8 +124,10 @@ def _workers(args: argparse.Namespace) -> Any:
     timeout = args.worker_timeout
     if timeout is not None and args.distribute != "multi-worker":
         raise LimamlError("--worker-timeout needs --distribute multi-worker; leave it out")
-    if timeout is not None and not 0 < timeout < math.inf:
-        raise LimamlError(f"--worker-timeout must be a positive number, received {timeout}")
+    if timeout is not None and not 0 < timeout <= _LONGEST_TIMEOUT:
+        raise LimamlError(
+            f"--worker-timeout must be positive and at most {_LONGEST_TIMEOUT}, received {timeout}"
+        )
     if args.distribute is None:
         return Workers()
     return Workers.of(make_strategy(args.distribute, timeout or WORKER_TIMEOUT))

@@ -20,7 +20,7 @@ from tfrec_limaml.comparison.rivals import Data, Outcome, Rival
 from tfrec_limaml.comparison.summary import summarise
 from tfrec_limaml.comparison.target_attention import build_target_attention
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.training.options import TrainOptions
+from tfrec_limaml.training.options import EPOCHS, MAX_EPOCHS, MIN_BATCHES, TrainOptions
 
 _VANILLA = TrainOptions(algorithm="vanilla")
 _ATTENTION = TrainOptions(choose_strength=False).replace(id_embeddings=True)
@@ -186,8 +186,11 @@ def _run(data: Data, folder: Path, name: str, seed: int, rival: Rival) -> dict[s
 
 
 def _origin(data: Data, name: str) -> dict[str, Any]:
-    epochs = {} if name in _WITHOUT_EPOCHS else {"epochs": data.epochs}
-    return {**data.origin, **epochs}
+    """What a run is made with; the default of the epochs too, since it may change."""
+    if name in _WITHOUT_EPOCHS:
+        return data.origin
+    default = f"{EPOCHS} epochs, or {MIN_BATCHES} batches in up to {MAX_EPOCHS}"
+    return {**data.origin, "epochs": data.epochs or default}
 
 
 def _check_origin(result: dict[str, Any], record: Path, origin: dict[str, Any]) -> None:

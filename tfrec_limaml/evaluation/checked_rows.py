@@ -88,9 +88,12 @@ def _require_equal_lengths(columns: Mapping[str, Array]) -> None:
 
 
 def _numbers(name: str, values: Array) -> Array:
-    """Numbers; those of an array of objects, and booleans, are converted."""
+    """Numbers; those of an array of objects, and booleans, are converted. Times are in ms."""
     if values.dtype.kind in "iuf":
         return values
+    if values.dtype.kind == "M" and name in _TIMES:
+        milliseconds = values.astype("datetime64[ms]").astype(np.float64)
+        return np.where(np.isnat(values), np.nan, milliseconds)
     try:
         return values.astype(np.float64)
     except (TypeError, ValueError) as error:
@@ -119,7 +122,8 @@ def _check_values(columns: Mapping[str, Array]) -> None:
     for name in _TIMES:
         if name in columns:
             times = columns[name]
-            _require(name, times, times == np.floor(times), "whole milliseconds", "convert them")
+            right = np.isfinite(times) & (times == np.floor(times))
+            _require(name, times, right, "whole milliseconds", "convert them")
 
 
 def _check_probabilities(name: str, values: Array) -> None:
@@ -159,13 +163,13 @@ def _require_one_type(keys: Array, trained_keys: Collection[Any] | None) -> None
 
 
 def _types(keys: Iterable[Any]) -> dict[str, Any]:
-    """A key of each type; all whole numbers, and all texts, are of one."""
+    """A key of each type; all numbers, and all texts, are of one."""
     families: dict[str, Any] = {}
     for kind, key in {type(key): key for key in keys}.items():
         family = next((f for f in (bytes, str) if issubclass(kind, f)), kind)
-        if issubclass(kind, int | np.integer) and kind is not bool:
-            family = int
-        families[family.__name__] = key.item() if isinstance(key, np.generic) else key
+        is_number = issubclass(kind, int | float | np.number) and kind is not bool
+        name = "number" if is_number else family.__name__
+        families[name] = key.item() if isinstance(key, np.generic) else key
     return families
 
 

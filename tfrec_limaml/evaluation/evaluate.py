@@ -52,7 +52,7 @@ def measure(
     Args:
         rows: Arrays or lists ``[N]``: ``probability``, ``label`` (0 or 1), ``history`` (samples in
             the support set), ``task_key`` (of one type), and for the dormant cohort ``timestamp``
-            and ``last_seen`` (ms since 1970). Other columns are not read.
+            and ``last_seen`` (ms since 1970, or ``datetime64``). Other columns are not read.
         bounds: Lower bounds of the slices by history.
         reference: Another model's probabilities ``[N]`` of the same rows, to report the gain over.
         trained_keys: See `cohorts`; of the type of ``task_key``.
@@ -70,6 +70,7 @@ def measure(
         LimamlError: There are no rows, or a column is missing, has another form or length than it
             must, or an impossible value, such as a logit in place of a probability.
     """
+    trained_keys = None if trained_keys is None else set(trained_keys)
     rows = checked_rows(rows, reference, trained_keys)
     codes = np.unique(rows["task_key"], return_inverse=True)[1]
     columns = {"label": rows["label"], "probability": rows["probability"], "task": codes}

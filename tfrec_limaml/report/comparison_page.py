@@ -83,7 +83,8 @@ def seed_notes(result: Mapping[str, Any]) -> list[str]:
         missing = [seed for seed in row["seeds"] if seed not in (*used, *diverged)]
         reasons = [f"seeds {diverged} diverged"] if diverged else []
         if missing:
-            reasons.append(f"{row['name']} or {reference} has no scores of the seeds {missing}")
+            names = dict.fromkeys((row["name"], reference))
+            reasons.append(f"no scores of {' or '.join(names)} of the seeds {missing}")
         notes.append(f"{row['name']}: all numbers are of the seeds {used} ({'; '.join(reasons)}).")
     return notes
 

@@ -37,22 +37,24 @@ def check_cluster(text: str | None) -> None:
     try:
         config = json.loads(text or "")
         jobs, kind, index = config["cluster"], config["task"]["type"], config["task"]["index"]
-        named = set(jobs)
     except (ValueError, KeyError, TypeError) as error:
         raise _error(f"received {text!r}") from error
-    if named - {"chief", "worker"}:
+    if not isinstance(jobs, dict):
+        raise _error(f"cluster must be addresses by kind of task, received {jobs!r}")
+    if set(jobs) - {"chief", "worker"}:
         raise LimamlError(f"TF_CONFIG may name chief and worker, received {sorted(jobs)}")
     _check_addresses(jobs)
-    if kind not in jobs:
+    if not isinstance(kind, str) or not jobs.get(kind):
         raise _error(f"task type {kind!r} is none of {sorted(jobs)}")
-    count = len(jobs[kind])
-    if type(index) is not int or not 0 <= index < count:
-        raise _error(f"index {index!r} is not one of 0 to {count - 1}, those of its {kind}s")
+    last = len(jobs[kind]) - 1
+    # TensorFlow reads an index that is text, as some launchers write it.
+    if isinstance(index, bool | float) or str(index) not in map(str, range(last + 1)):
+        raise _error(f"the index of a {kind} is 0 to {last}, received {index!r}")
 
 
 def _check_addresses(jobs: Mapping[str, Any]) -> None:
     for kind, addresses in jobs.items():
-        if not isinstance(addresses, list) or not addresses:
+        if not isinstance(addresses, list):
             raise _error(f"{kind} must be a list of addresses, received {addresses!r}")
     everyone = [address for addresses in jobs.values() for address in addresses]
     for address in everyone:

@@ -16,6 +16,7 @@ from tfrec_limaml.tasks.folder import episodes_in
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.tasks.record_files import count_tasks, record_files
 from tfrec_limaml.tasks.sides import Side, check_definitions
+from tfrec_limaml.tasks.support_fraction import support_range
 from tfrec_limaml.training.distribution import Workers
 from tfrec_limaml.training.joint import JointRecords
 from tfrec_limaml.training.options import TrainOptions
@@ -181,7 +182,8 @@ def _training_patterns(
 ) -> list[str]:
     definition = Path(tasks) / (task or encoder.schema.default_task)
     episodes = episodes_in(definition) if options.use_episodes else ()
-    if episodes and options.support_fraction != TrainOptions().support_fraction:
+    default = support_range(TrainOptions().support_fraction)
+    if episodes and support_range(options.support_fraction) != default:
         raise LimamlError(
             f"support_fraction {options.support_fraction} has no effect: {definition} holds "
             "episodes, which are split already; leave it out, or train without them "

@@ -47,8 +47,13 @@ def test_a_missing_column_is_named(rows, name):
         ("probability", lambda v: v[:, None], r"shape \[N\], .* \[160, 1\]; pass its \[:, 0\]"),
         ("probability", lambda v: v[:10], "has 10 values and 'label' has 160; pass one value"),
         ("history", lambda v: v - 1, "must hold numbers of samples, received -1 in row 0"),
-        ("task_key", lambda v: [1, *v[1:]], r"of one type, received int \(1\) and bytes \(b'm39'"),
+        (
+            "task_key",
+            lambda v: [1, *v[1:]],
+            r"of one type, received number \(1\) and bytes \(b'm39'",
+        ),
         ("timestamp", lambda v: np.full(160, 0.5), "must hold whole milliseconds, received 0.5"),
+        ("last_seen", lambda v: np.full(160, np.inf), "must hold whole milliseconds, received inf"),
     ],
 )
 def test_a_column_with_what_cannot_be_is_named_with_the_value(rows, name, change, said):
@@ -88,3 +93,25 @@ def test_lists_and_other_types_of_numbers_give_the_same_result(rows):
 def test_keys_that_end_in_a_zero_byte_stay_apart_in_a_list(rows):
     rows["task_key"] = [b"k" + b"\0" * (row % TASKS) for row in range(160)]
     assert measure(rows)["tasks"] == TASKS
+
+
+def test_trained_keys_may_be_an_iterator_and_numbers_of_any_type(rows):
+    rows["task_key"] = np.repeat(np.arange(float(TASKS)), 4)
+    for keys in (range(10), [float(k) for k in range(10)], iter(np.arange(10))):
+        cold = measure(rows, trained_keys=keys)["cohorts"][0]
+        assert (cold["slice"], cold["rows"]) == ("cold", 4 * (TASKS - 10))
+
+
+def test_times_may_be_datetimes(rows):
+    day = 86_400_000
+    rows["timestamp"] = np.full(160, 100 * day)
+    rows["last_seen"] = np.where(np.arange(160) % 2, 99, 50) * day
+    trained = set(rows["task_key"])
+    expected = measure(rows, trained_keys=trained)["cohorts"]
+    for unit in ("ns", "s"):
+        for name in ("timestamp", "last_seen"):
+            column = rows[name].astype("datetime64[ms]").astype(f"datetime64[{unit}]")
+            changed = rows | {name: column}
+            assert [c["rows"] for c in measure(changed, trained_keys=trained)["cohorts"]] == [
+                c["rows"] for c in expected
+            ]

@@ -34,8 +34,8 @@ def add_adaptation(group: Any) -> None:
         "--prior-precision",
         type=float,
         metavar="X",
-        help="initial value of the offset's learned prior precision (default: 1, and also 30 if "
-        "the model is best with less adaptation than in training)",
+        help="initial value of the offset's learned prior precision (default: 1, and also 30, and "
+        "1000, if the model is best with less adaptation than in training)",
     )
     add("--fine-tune-steps", type=int, metavar="N", help="k: the same in evaluation (default: n)")
     add(

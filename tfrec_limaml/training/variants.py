@@ -13,8 +13,14 @@ from tfrec_limaml.training.trained import Trained
 #: Training rows at which an ID's row in the projection is halved, if the projection overfits with
 #: the usual shrinkage.
 STRONG_SHRINKAGE = 3000.0
-#: Initial prior precision that is tried where less adaptation than in training is better.
-LARGE_PRECISION = 30.0
+#: Initial prior precisions that are tried where less adaptation than in training is better, and
+#: where none is.
+LARGE_PRECISION, LARGEST_PRECISION = 30.0, 1000.0
+#: These, with the chosen strengths for which they are needed, and the folders of their checkpoints.
+_PRECISIONS: tuple[tuple[float, Callable[[float], bool], str], ...] = (
+    (LARGE_PRECISION, lambda strength: strength < 1.0, "large_precision"),
+    (LARGEST_PRECISION, lambda strength: strength == 0.0, "largest_precision"),
+)
 #: Smallest fall of the gain in validation AUC that counts as overfitting of the projection.
 MIN_FALL = 0.002
 
@@ -58,36 +64,39 @@ def best_as_served(
     checkpoints: CheckpointOptions | None,
     agree: Callable[[float], float],
 ) -> Model:
-    """Trains a model, and another one if the chosen adaptation strength is below that of training.
+    """Trains models with larger prior precisions while the best one adapts tasks too much.
 
-    The first model then learned with too much adaptation: the shared weights left to the offsets
-    what these cannot know of new rows. The second model begins with a large prior precision, so
-    that tasks adapt little. The model with the better validation AUC is kept, with both scores.
+    A chosen adaptation strength below that of training says so: the shared weights left to the
+    offsets what these cannot know of new rows. A second model begins with `LARGE_PRECISION`. If
+    the best of the two is not adapted at all, a third one begins with `LARGEST_PRECISION`, with
+    which tasks hardly adapt in training either. The model with the best validation AUC as served is
+    kept, with the scores of all.
 
     Args:
         train: Trains a model and chooses its adaptation strength.
         options: The options; if `prior_precision` is set, one model is trained.
-        checkpoints: Of the first model; those of the second are in a folder within.
+        checkpoints: Of the first model; those of the others are in folders within.
         agree: Returns the first worker's value, so that all workers train the same models.
     """
-    usual = train(options, checkpoints)
+    best = train(options, checkpoints)
     model = options.model
     solves = model.chosen_adaptation == "gauss-newton" and model.chosen_inner_steps > 0
     if not solves or model.prior_precision is not None:
-        return usual
-    if agree(usual.result.get("adaptation_strength", 1.0)) >= 1.0:
-        return usual
-    other = train(
-        options.replace(prior_precision=LARGE_PRECISION),
-        checkpoints and checkpoints.in_folder("large_precision"),
-    )
-    usual_auc, other_auc = _auc_as_served(usual), _auc_as_served(other)
-    best = other if other_auc > usual_auc else usual
-    precisions = model.chosen_prior_precision, LARGE_PRECISION
-    best.result["val_auc_by_prior_precision"] = {
-        f"{precision:g}": auc
-        for precision, auc in zip(precisions, (usual_auc, other_auc), strict=True)
-    }
+        return best
+    tried = {model.chosen_prior_precision: best}
+    for precision, is_needed, folder in _PRECISIONS:
+        if not is_needed(agree(best.result.get("adaptation_strength", 1.0))):
+            break
+        other = train(
+            options.replace(prior_precision=precision),
+            checkpoints and checkpoints.in_folder(folder),
+        )
+        tried[precision] = other
+        best = max(best, other, key=_auc_as_served)
+    if len(tried) > 1:
+        best.result["val_auc_by_prior_precision"] = {
+            f"{precision:g}": _auc_as_served(each) for precision, each in tried.items()
+        }
     return best
 
 

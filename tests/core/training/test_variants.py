@@ -132,7 +132,7 @@ def served(by_strength, strength):
 @pytest.mark.parametrize(
     ("other", "kept"),
     [
-        (served({"0": 0.73, "1": 0.70}, 0.0), "30"),
+        (served({"0.25": 0.73, "1": 0.70}, 0.25), "30"),
         (served({"0": 0.71, "1": 0.73}, 1.0), "30"),
         (served({"0": 0.69, "1": 0.70}, 1.0), "1"),
     ],
@@ -151,6 +151,25 @@ def test_where_less_adaptation_is_better_a_large_prior_precision_is_tried(other,
     scores = best.result["val_auc_by_prior_precision"]
     assert max(scores, key=lambda precision: scores[precision]) == kept
     assert asked == [(None, Path("c")), (30.0, Path("c/large_precision"))]
+
+
+@pytest.mark.parametrize(("largest", "kept"), [(0.74, 1000.0), (0.725, 30.0)])
+def test_where_no_adaptation_is_best_the_largest_prior_precision_is_tried_too(largest, kept):
+    models = {
+        None: served({"0": 0.71, "0.5": 0.72, "1": 0.70}, 0.5),
+        30.0: served({"0": 0.73, "1": 0.72}, 0.0),
+        1000.0: served({"0": largest, "1": 0.70}, 0.0),
+    }
+    asked = []
+
+    def train(options, checkpoints):
+        asked.append(checkpoints.folder)
+        return models[options.model.prior_precision]
+
+    best = best_as_served(train, TrainOptions(), CheckpointOptions(Path("c")), float)
+    assert best is models[kept]
+    assert best.result["val_auc_by_prior_precision"] == {"1": 0.72, "30": 0.73, "1000": largest}
+    assert asked == [Path("c"), Path("c/large_precision"), Path("c/largest_precision")]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def check_input(
         rows, against the published run.
     """
     return [
-        *_checks_of_shares(quality, trained, reference, limits),
+        *_checks_of_shares(quality, trained, reference, limits, window),
         *_checks_of_times(quality, reference, limits, window),
     ]
 
@@ -53,6 +53,7 @@ def _checks_of_shares(
     trained: Mapping[str, Any],
     reference: Mapping[str, Any],
     limits: Thresholds,
+    window: tuple[int, int],
 ) -> list[Check]:
     """Filled and unreadable values, and unknown keys; see `check_input`."""
     checks = []
@@ -67,7 +68,7 @@ def _checks_of_shares(
             maximum, option = allowed[name]
             checks.append(Check(f"{text} {name}", share, 0.0, maximum, options=("", option)))
         if kind == "filled":
-            checks += unreadable_days.check(quality, reference, allowed)
+            checks += unreadable_days.check(quality, reference, allowed, window)
     return checks
 
 

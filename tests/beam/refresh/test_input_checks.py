@@ -177,3 +177,35 @@ def test_days_with_unreadable_values_are_refused_unless_the_published_run_has_th
         assert check.detail == f"{refused}, such as '0,5'"
         assert check.maximum == pytest.approx(0.4)
         assert check.value <= 1
+
+
+def refused_days(now, published, window=ALWAYS):
+    measured = check_input(now, {"filled": {"x": 0}}, published, Thresholds(), window)
+    (check,) = (check for check in measured if "unreadable" in check.name)
+    return check.detail
+
+
+def test_a_day_of_few_rows_is_not_judged_by_its_unreadable_values():
+    for rows, refused in ((1, ""), (19, ""), (20, "2022-04-04, such as '0,5'")):
+        young = unreadable(d04=rows) | days_of("01", "04", rows=20, d04=rows)
+        assert refused_days(young, unreadable()) == refused
+
+
+def test_a_day_is_judged_at_its_end_although_it_was_published_with_few_rows():
+    young = unreadable(d04=9) | days_of("01", "04", rows=20, d04=9)
+    whole = unreadable(d04=20) | days_of("01", "04", rows=20)
+    assert refused_days(whole, young) == "2022-04-04, such as '0,5'"
+    assert refused_days(whole, whole) == ""
+
+
+def test_a_day_that_leaves_the_window_is_not_judged_by_the_unreadable_values_that_remain():
+    now, published = unreadable(d01=9, d03=9), unreadable(d01=3)
+    assert refused_days(now, published).startswith("2022-04-01, 2022-04-03")
+    for window in ((at("01") + 1, at("05")), (at("01") + 1, at("03") + 1)):
+        assert refused_days(now, published, window).startswith("2022-04-03")
+
+
+def test_days_after_those_of_a_run_that_did_not_describe_unreadable_values_are_judged():
+    now = unreadable(d02=20, d03=20)
+    assert refused_days(now, days_of("01", "02")).startswith("2022-04-03")
+    assert refused_days(now, days_of("01", "03")) == ""

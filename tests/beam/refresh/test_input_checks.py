@@ -55,7 +55,7 @@ def test_a_day_of_the_window_that_loses_half_its_rows_is_refused_and_named(
     (check,) = check_input(now, {}, published, Thresholds(), window)
     assert (check.passed, check.detail) == (not lost, lost)
     if lost:
-        remedy = rf"deliver .* accept them with --max-lost-days {check.value}\. "
+        remedy = rf"deliver .* accept them with --max-lost-days {check.value}$"
         allowed = r"allowed 0 to 0 \(--max-lost-days\)"
         with pytest.raises(LimamlError, match=rf"is \d \({lost}\), {allowed}: {remedy}"):
             require([check])
@@ -138,9 +138,13 @@ def test_a_window_that_ends_before_rows_of_the_published_run_is_refused():
     assert check(at("09") + 16 * 3_600_000 + 1).passed  # after the newest row
     assert not check(at("09") + 16 * 3_600_000).passed
     assert check(at("07"), max_days_back=3).passed
-    text = r"is 3 \(2022-04-07T.* instead of 2022-04-10T.*\).* accept it with --max-days-back 3\. "
+    text = r"is 3 \(2022-04-07T.* instead of 2022-04-10T.*\).* accept it with --max-days-back 3$"
     with pytest.raises(LimamlError, match=text):
         require([check(at("07"))])
+    hour = r"is 0.04167 \(60\.0 minutes: 2022-04-09T23:00:00\+00:00 instead of 2022-04-10T00"
+    late = {"window_end": at("10"), "newest_row_age_days": 0.0}
+    (of_hour,) = check_input({}, {}, late, Thresholds(), (at("01"), at("10") - 3_600_000))
+    assert re.search(hour, str(of_hour))
     accepted = float(re.search("--max-days-back ([0-9.]+)", str(check(at("09") + 1_000)))[1])
     assert check(at("09") + 1_000, max_days_back=accepted).passed
 
@@ -175,6 +179,7 @@ def test_days_with_unreadable_values_are_refused_unless_the_published_run_has_th
     )
     for check in failed:
         assert check.detail == f"{refused}, such as '0,5'"
+        assert check.remedy.endswith("or accept them with a larger --max-filled-increase")
         assert check.maximum == pytest.approx(0.4)
         assert check.value <= 1
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
+from limaml_beam.build_tasks.quality import counts_under
 from limaml_beam.build_tasks.row_checks import (
     ERASED,
     MALFORMED,
@@ -34,8 +35,9 @@ REJECTED, COUNTS, UNREADABLE_VALUES = "rejected", "counts", "unreadable"
 class ReadAndValidate(beam.DoFn):
     """Part of an interactions file -> blocks of valid rows.
 
-    Dead letters, counts and descriptions of unreadable values are tagged outputs. Joined columns
-    are checked, but left out of the blocks; see `limaml_beam.rows.feature_tables`.
+    Dead letters, counts and, of a job without evaluation rows, descriptions of unreadable values
+    are tagged outputs. Joined columns are checked, but left out of the blocks; see
+    `limaml_beam.rows.feature_tables`.
     """
 
     def __init__(
@@ -71,8 +73,8 @@ class ReadAndValidate(beam.DoFn):
             for name, number in counts.items():
                 Metrics.counter("build_tasks", name).inc(number)
             yield beam.pvalue.TaggedOutput(COUNTS, counts)
-            names = [name.removeprefix(UNREADABLE) for name in counts if UNREADABLE in name]
-            if names:
+            names = list(counts_under(counts, UNREADABLE))
+            if names and self.settings.recent_only:  # other data cards do not describe them
                 described = unreadable_values(self.schema, rows.table, reasons == "", names)
                 yield beam.pvalue.TaggedOutput(UNREADABLE_VALUES, described)
             for letter in dead_letters(part[0], rows.table, reasons):

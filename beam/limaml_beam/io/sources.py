@@ -132,7 +132,8 @@ def _outside_text(number: int, dates: tuple[int, int], others: bool) -> str:
         files_are = counted(number, "file is a partition", "files are partitions")
     every = "" if others or number == 1 else "all "
     first, end = map(_date_text, dates)
-    return f": {every}{files_are} of days outside {first or 'the past'} to {end or 'the future'}"
+    days = f"days outside {first} to {end}" if first and end else f"days before {first}"
+    return f": {every}{files_are} of {days if first else f'{end} or later'}"
 
 
 def _date_text(time: int) -> str:

@@ -150,12 +150,18 @@ def require(checks: Sequence[Check], skipped: Mapping[str, int] | None = None) -
         return
     left_out = {name: n for name, n in (skipped or {}).items() if name not in _NORMAL_REASONS}
     rows = f". {_left_out_text(left_out)}" if left_out else ""
-    wider = (
-        ", or set the options in brackets to wider limits if the change is intended"
-        if any(check.option for check in failed)
-        else ""
-    )
-    raise LimamlError(f"not published: {'; '.join(map(str, failed))}{rows}. Fix the cause{wider}")
+    raise LimamlError(f"not published: {'; '.join(map(str, failed))}{rows}{_remedy(failed)}")
+
+
+def _remedy(failed: Sequence[Check]) -> str:
+    """The remedy of checks that do not all name one; else ""."""
+    if all(check.remedy for check in failed):
+        return ""
+    if any(check.option for check in failed):
+        wider = ", or set the options in brackets to wider limits if the change is intended"
+    else:
+        wider = ""
+    return f". Fix the cause{wider}"
 
 
 def _left_out_text(rows_by_reason: Mapping[str, int]) -> str:

@@ -30,9 +30,14 @@ def lost(
         day
         for day, rows in _rows_by_day(reference).items()
         if now.get(day, 0) <= LOST_SHARE * rows
-        and window[0] <= start_of(day)
+        and begins_within(day, window)
         and start_of(day + _ONE) <= window[1]
     )
+
+
+def begins_within(day: dt.date, window: tuple[int, int]) -> bool:
+    """Whether no row of a day is older than the window (start and end, milliseconds)."""
+    return window[0] <= start_of(day)
 
 
 def newly_empty(quality: Mapping[str, Any], reference: Mapping[str, Any]) -> list[dt.date]:

@@ -11,6 +11,7 @@ from limaml_beam.refresh import days, unreadable_days
 from limaml_beam.refresh.checks import Check, between
 from limaml_beam.refresh.options import Thresholds
 from tfrec_limaml.schema.columns import DAY_MS
+from tfrec_limaml.wording import duration
 
 #: Share of filled values or unknown keys that is too large without any reference.
 MAX_SHARE_WITHOUT_REFERENCE = 0.95
@@ -43,7 +44,7 @@ def check_input(
         rows, against the published run.
     """
     return [
-        *_checks_of_shares(quality, trained, reference, limits),
+        *_checks_of_shares(quality, trained, reference, limits, window),
         *_checks_of_times(quality, reference, limits, window),
     ]
 
@@ -53,6 +54,7 @@ def _checks_of_shares(
     trained: Mapping[str, Any],
     reference: Mapping[str, Any],
     limits: Thresholds,
+    window: tuple[int, int],
 ) -> list[Check]:
     """Filled and unreadable values, and unknown keys; see `check_input`."""
     checks = []
@@ -67,7 +69,7 @@ def _checks_of_shares(
             maximum, option = allowed[name]
             checks.append(Check(f"{text} {name}", share, 0.0, maximum, options=("", option)))
         if kind == "filled":
-            checks += unreadable_days.check(quality, reference, allowed)
+            checks += unreadable_days.check(quality, reference, allowed, window)
     return checks
 
 
@@ -124,12 +126,14 @@ def _check_of_window(end: int, reference: Mapping[str, Any], limits: Thresholds)
     published = reference[WINDOW_END]
     newest_row = round(published - reference["newest_row_age_days"] * DAY_MS)
     days_back = max((published - end) / DAY_MS, 0.0) if newest_row >= end else 0.0
+    # A part of a day is hard to read.
+    length = f"{duration(days_back * DAY_MS / 1000)}: " if days_back < 1 else ""
     return Check(
         "number of days by which the window ends before that of the published run",
         days_back,
         0.0,
         limits.max_days_back,
-        f"{_time_text(end)} instead of {_time_text(published)}" if days_back else "",
+        f"{length}{_time_text(end)} instead of {_time_text(published)}" if days_back else "",
         "readers would lose the newest rows: give a later --window-end, or accept it with "
         f"--max-days-back {math.ceil(days_back * 100) / 100:g}"
         if days_back

@@ -156,9 +156,9 @@ def check_work(outputs: Path, store: EmbeddingStore, version: int) -> list[str]:
     own = [name for name, of_output in versions.items() if of_output == version]
     if own and all(generation.state == "lost" for generation in store.generations(version)):
         warnings.append(
-            f"this store held {own[0]} before and holds no generation of model version {version} "
-            "now: if it lost its data, the tombstones of erasures are lost too; repeat them "
-            "(`limaml erase`)"
+            f"this work folder has published {own[0]}, and the store holds no generation of model "
+            f"version {version}: if it is not a new store, it lost its data and the tombstones of "
+            "erasures with them: repeat the erasures (`limaml erase`)"
         )
     return warnings
 

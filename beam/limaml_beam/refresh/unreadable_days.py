@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from limaml_beam.build_tasks.explanation import shown
@@ -13,6 +13,12 @@ from limaml_beam.refresh import days
 from limaml_beam.refresh.checks import Check
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.wording import counted
+
+#: A day with fewer rows is not judged, such as one that begins just before the window ends: a
+#: single unreadable value of four exceeds the default limit of 0.2. Of 20 rows, five must be
+#: unreadable, which has a probability of 0.3 % where 5 % of all values are.
+MIN_ROWS = 20
+_ROWS = "rows_by_day"
 
 
 def warnings(quality: Mapping[str, Any], schema: Schema) -> list[str]:
@@ -39,23 +45,33 @@ def check(
     quality: Mapping[str, Any],
     reference: Mapping[str, Any],
     allowed: Mapping[str, tuple[float, str]],
+    window: tuple[int, int],
 ) -> list[Check]:
     """Checks each day's share of unreadable values, for features that have any.
 
     Days that the published run contains with such a share were accepted with it, and do not count.
+    Nor do days with fewer than `MIN_ROWS` rows, and days of which the window has lost rows: the
+    published run was judged by all of them. The day in which the window ends counts: a column that
+    cannot be read is refused on its first day.
 
     Args:
         quality: Of today's input.
-        reference: Of the published run's input. Without its unreadable values, nothing is checked.
+        reference: Of the published run's input. Of one that did not describe its unreadable values,
+            all days are accepted; without the rows of its days, nothing is checked.
         allowed: By feature, the largest share, and the option that sets it.
+        window: Start and end of today's window, milliseconds.
     """
-    if UNREADABLE_VALUES not in reference:
+    if _ROWS not in reference:
         return []
     checks = []
     for name, of_feature in quality.get(UNREADABLE_VALUES, {}).items():
         limit, option = allowed[name]
-        known = {day for day, share in _shares(reference, name).items() if share > limit}
-        shares = {day: s for day, s in _shares(quality, name).items() if day not in known}
+        known = _accepted(reference, name, limit)
+        shares = {
+            day: share
+            for day, share in _shares(quality, name).items()
+            if day not in known and days.begins_within(dt.date.fromisoformat(day), window)
+        }
         above = [day for day, share in shares.items() if share > limit]
         checks.append(
             Check(
@@ -64,18 +80,37 @@ def check(
                 0.0,
                 limit,
                 f"{_days_text(above)}, such as {shown(of_feature[EXAMPLE])}" if above else "",
-                "correct the column, and deliver these days again" if above else "",
+                _remedy(option) if above else "",
                 options=("", option),
             )
         )
     return checks
 
 
+def _accepted(reference: Mapping[str, Any], name: str, limit: float) -> Collection[str]:
+    """The days whose values of a feature were published with a share above the limit."""
+    if UNREADABLE_VALUES not in reference:
+        return reference[_ROWS].keys()
+    return {day for day, share in _shares(reference, name).items() if share > limit}
+
+
 def _shares(quality: Mapping[str, Any], name: str) -> dict[str, float]:
-    """A feature's share of unreadable values by day; repeated rows count once at most."""
-    rows = quality.get("rows_by_day", {})
+    """A feature's share of unreadable values by day with at least `MIN_ROWS` rows.
+
+    Repeated rows count once at most.
+    """
+    rows = quality.get(_ROWS, {})
     by_day = quality[UNREADABLE_VALUES].get(name, {}).get(BY_DAY, {})
-    return {day: min(number / max(rows.get(day, 0), 1), 1.0) for day, number in by_day.items()}
+    return {
+        day: min(number / rows[day], 1.0)
+        for day, number in by_day.items()
+        if rows.get(day, 0) >= MIN_ROWS
+    }
+
+
+def _remedy(option: str) -> str:
+    accept = f", or accept them with a larger {option}" if option else ""
+    return f"correct the column, and deliver these days again{accept}"
 
 
 def _days_text(by_day: Any) -> str:

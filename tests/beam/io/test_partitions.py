@@ -188,13 +188,13 @@ def test_a_window_without_any_partition_is_an_error_that_says_so(lake, schema, t
         (
             ["day=2026-01-04/x.csv"],
             (parse_time("2026-02-01T12:00"), 2**62),
-            "no file in the dates matches .*: the only file is a partition of days outside "
-            "2026-02-01T12:00:00 to the future",
+            "no file in the dates matches .*: the only file is a partition of days before "
+            "2026-02-01T12:00:00$",
         ),
         (
             ["day=2026-01-04/x.csv", "day=2026-02-04/empty.csv"],
             (-(2**62), parse_time("2026-01-01")),
-            "all 2 files are partitions of days outside the past to 2026-01-01",
+            "all 2 files are partitions of 2026-01-01 or later$",
         ),
         (
             ["day=2026-01-04/x.csv", "empty.csv"],

@@ -145,6 +145,17 @@ def test_a_refusal_names_the_option_of_the_limit_that_a_value_exceeds():
         require([fixed])
 
 
+def test_a_refusal_does_not_repeat_the_remedies_that_its_checks_name():
+    own = Check("days", 3.0, 0.0, 1.0, remedy="deliver them", options=("", "--max-days"))
+    other = Check("ratio", 3.0, 0.0, 1.0, options=("", "--max-ratio"))
+    with pytest.raises(LimamlError, match=r"\(--max-days\): deliver them$"):
+        require([own, own])
+    with pytest.raises(LimamlError, match=r"deliver them\. 1 row was left out: bad$"):
+        require([own], {"bad": 1})
+    with pytest.raises(LimamlError, match=r": deliver them; ratio .*\. Fix the cause, or set"):
+        require([own, other])
+
+
 def test_every_threshold_is_named_by_a_check_with_its_option(tmp_path):
     reference, report = write(tmp_path / "old", BASE), write(tmp_path / "new", BASE)
     measured = check_run(f"{tmp_path}/new", report, f"{tmp_path}/old", reference, Thresholds())

@@ -131,8 +131,9 @@ def test_a_store_that_lost_what_was_published_to_it_is_a_warning_about_its_tombs
     shutil.rmtree(tmp_path / "store")
     assert main(["refresh", raw(1), *arguments]) == 0
     (warning,) = result()["warnings"]
-    assert f"this store held {lost} before and holds no generation of model version 7" in warning
-    assert "the tombstones of erasures are lost too; repeat them (`limaml erase`)" in warning
+    published = f"this work folder has published {lost}, and the store holds no generation of model"
+    assert f"{published} version 7: if it is not a new store, it lost its data" in warning
+    assert "the tombstones of erasures with them: repeat the erasures (`limaml erase`)" in warning
     assert f"check: {warning}" in capsys.readouterr().out
     assert main(["refresh", raw(1), *arguments]) == 0
     assert result()["warnings"] == []

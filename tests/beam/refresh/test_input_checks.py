@@ -55,7 +55,7 @@ def test_a_day_of_the_window_that_loses_half_its_rows_is_refused_and_named(
     (check,) = check_input(now, {}, published, Thresholds(), window)
     assert (check.passed, check.detail) == (not lost, lost)
     if lost:
-        remedy = rf"deliver .* accept them with --max-lost-days {check.value}\. "
+        remedy = rf"deliver .* accept them with --max-lost-days {check.value}$"
         allowed = r"allowed 0 to 0 \(--max-lost-days\)"
         with pytest.raises(LimamlError, match=rf"is \d \({lost}\), {allowed}: {remedy}"):
             require([check])
@@ -138,9 +138,13 @@ def test_a_window_that_ends_before_rows_of_the_published_run_is_refused():
     assert check(at("09") + 16 * 3_600_000 + 1).passed  # after the newest row
     assert not check(at("09") + 16 * 3_600_000).passed
     assert check(at("07"), max_days_back=3).passed
-    text = r"is 3 \(2022-04-07T.* instead of 2022-04-10T.*\).* accept it with --max-days-back 3\. "
+    text = r"is 3 \(2022-04-07T.* instead of 2022-04-10T.*\).* accept it with --max-days-back 3$"
     with pytest.raises(LimamlError, match=text):
         require([check(at("07"))])
+    hour = r"is 0.04167 \(60\.0 minutes: 2022-04-09T23:00:00\+00:00 instead of 2022-04-10T00"
+    late = {"window_end": at("10"), "newest_row_age_days": 0.0}
+    (of_hour,) = check_input({}, {}, late, Thresholds(), (at("01"), at("10") - 3_600_000))
+    assert re.search(hour, str(of_hour))
     accepted = float(re.search("--max-days-back ([0-9.]+)", str(check(at("09") + 1_000)))[1])
     assert check(at("09") + 1_000, max_days_back=accepted).passed
 
@@ -175,5 +179,38 @@ def test_days_with_unreadable_values_are_refused_unless_the_published_run_has_th
     )
     for check in failed:
         assert check.detail == f"{refused}, such as '0,5'"
+        assert check.remedy.endswith("or accept them with a larger --max-filled-increase")
         assert check.maximum == pytest.approx(0.4)
         assert check.value <= 1
+
+
+def refused_days(now, published, window=ALWAYS):
+    measured = check_input(now, {"filled": {"x": 0}}, published, Thresholds(), window)
+    (check,) = (check for check in measured if "unreadable" in check.name)
+    return check.detail
+
+
+def test_a_day_of_few_rows_is_not_judged_by_its_unreadable_values():
+    for rows, refused in ((1, ""), (19, ""), (20, "2022-04-04, such as '0,5'")):
+        young = unreadable(d04=rows) | days_of("01", "04", rows=20, d04=rows)
+        assert refused_days(young, unreadable()) == refused
+
+
+def test_a_day_is_judged_at_its_end_although_it_was_published_with_few_rows():
+    young = unreadable(d04=9) | days_of("01", "04", rows=20, d04=9)
+    whole = unreadable(d04=20) | days_of("01", "04", rows=20)
+    assert refused_days(whole, young) == "2022-04-04, such as '0,5'"
+    assert refused_days(whole, whole) == ""
+
+
+def test_a_day_that_leaves_the_window_is_not_judged_by_the_unreadable_values_that_remain():
+    now, published = unreadable(d01=9, d03=9), unreadable(d01=3)
+    assert refused_days(now, published).startswith("2022-04-01, 2022-04-03")
+    for window in ((at("01") + 1, at("05")), (at("01") + 1, at("03") + 1)):
+        assert refused_days(now, published, window).startswith("2022-04-03")
+
+
+def test_days_after_those_of_a_run_that_did_not_describe_unreadable_values_are_judged():
+    now = unreadable(d02=20, d03=20)
+    assert refused_days(now, days_of("01", "02")).startswith("2022-04-03")
+    assert refused_days(now, days_of("01", "03")) == ""

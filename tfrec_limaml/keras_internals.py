@@ -166,6 +166,11 @@ class Call:
     outputs: list[Any]
     node: Any
 
+    @property
+    def operation(self) -> Any:
+        """The layer, or other operation of Keras, that is called."""
+        return internal(keras, self.node, "operation")
+
     def run(self, values: Mapping[int, tf.Tensor], training: bool) -> dict[int, tf.Tensor]:
         """Makes the call.
 
@@ -176,7 +181,7 @@ class Call:
         Returns:
             Values of the outputs, by their `id`.
         """
-        operation = internal(keras, self.node, "operation")
+        operation = self.operation
         args, kwargs = internal(keras, self.node, "arguments").fill_in(values)
         arguments = {**kwargs, **training_argument(operation, training)}
         results = tf.nest.flatten(operation(*args, **arguments))
@@ -192,6 +197,21 @@ def calls_of(model: Functional) -> list[Call]:  # type: ignore[valid-type]
         for node in by_depth[depth]
         if not internal(keras, node, "is_input")
     ]
+
+
+def input_ranks(layer: keras.layers.Layer) -> dict[int, int]:
+    """The smallest rank of the inputs of each operation, by `id`.
+
+    Operations of functional and sequential models within the layer are known, and no others.
+    """
+    ranks: dict[int, int] = {}
+    for model in layers_within(layer):
+        if isinstance(model, keras.Sequential):
+            model = internal(keras, model, "_functional")
+        for call in calls_of(model) if isinstance(model, Functional) else []:
+            received = [len(tensor.shape) for tensor in call.inputs]
+            ranks[id(call.operation)] = min([*received, ranks.get(id(call.operation), 99)])
+    return ranks
 
 
 #: Names of functions and operations that are the sigmoid, in Keras and TensorFlow.
@@ -217,7 +237,7 @@ def _is_sigmoid(output: Any, calls: Sequence[Call]) -> bool:
     if not made_by:  # an input of the model
         return False
     (call,) = made_by
-    operation = internal(keras, call.node, "operation")
+    operation = call.operation
     name, activation = type(operation).__name__, getattr(operation, "activation", None)
     if name in _SIGMOIDS or getattr(activation, "__name__", None) in _SIGMOIDS:
         return True

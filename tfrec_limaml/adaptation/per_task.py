@@ -23,7 +23,7 @@ from tfrec_limaml.adaptation.inner_weights import (
     shared_product,
     with_task_axis,
 )
-from tfrec_limaml.adaptation.mixing import ENTRIES, drawn, refuse_mixing, varied
+from tfrec_limaml.adaptation.mixing import ENTRIES, drawn, refuse_mixing, suspects_within, varied
 from tfrec_limaml.adaptation.vectorized import vectorized
 from tfrec_limaml.keras_internals import (
     Functional,
@@ -78,8 +78,9 @@ def check_batchable(layer: keras.layers.Layer, inputs: Any) -> None:
         tf.function(
             lambda x: apply_per_task(layer, weights, x, training=True), autograph=False
         ).get_concrete_function(values)
-        tasks = [varied([tf.repeat(w[:1], ENTRIES, 0) for w in weights]), drawn(inputs)]
-        refuse_mixing(layer, lambda x: apply_per_task(layer, *x), tasks, "task")
+        if suspects := suspects_within(layer, "task"):
+            tasks = [varied(layer, ENTRIES), drawn(inputs)]
+            refuse_mixing(layer, suspects, lambda x: apply_per_task(layer, *x), tasks, "task")
 
 
 def _refuse_losses(layer: keras.layers.Layer, inputs: Any) -> None:

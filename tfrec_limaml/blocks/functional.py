@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.adaptation.mixing import drawn, refuse_mixing, varied
+from tfrec_limaml.adaptation.mixing import drawn, refuse_mixing, suspects_within, varied
 from tfrec_limaml.blocks.base import GlobalBlock
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import Features
@@ -91,18 +91,33 @@ class FunctionalGlobalBlock(GlobalBlock):
         self.built = True
 
     def _refuse_mixing(self) -> None:
-        variables = self.model.trainable_variables
-        values = varied([tf.convert_to_tensor(v) for v in variables])
-        rows = {t.name: tf.zeros(t.shape[1:], t.dtype) for t in self.model.inputs}
+        suspects = suspects_within(self.model, "row")
+        if not suspects:
+            return
+        noisy = list(zip(self.model.trainable_variables, varied(self.model), strict=True))
+        rows = drawn({t.name: tf.zeros(t.shape[1:], t.dtype) for t in self.model.inputs})
+        for name, number in self._numbers_of_ids().items():
+            rows[name] = tf.minimum(rows[name], tf.cast(number - 1, rows[name].dtype))
 
         def logits(rows: Features) -> tf.Tensor:
-            with keras.StatelessScope(list(zip(variables, values, strict=True))):
+            with keras.StatelessScope(noisy):
                 return self.head(self.encode_context(rows), rows[META_EMBEDDING])
 
         try:
-            refuse_mixing(self.model, logits, drawn(rows), "row")
+            refuse_mixing(self.model, suspects, logits, rows, "row")
         except ValueError as error:
             raise LimamlError(str(error)) from error
+
+    def _numbers_of_ids(self) -> dict[str, int]:
+        """The number of ids of each input that embedding layers take: that of the smallest."""
+        numbers: dict[str, int] = {}
+        for call in calls_of(self.model):
+            if isinstance(call.operation, keras.layers.Embedding):
+                for tensor in self.model.inputs:
+                    if tensor is call.inputs[0]:
+                        number = call.operation.input_dim
+                        numbers[tensor.name] = min(number, numbers.get(tensor.name, number))
+        return numbers
 
     def encode_context(self, features: Features, training: bool = False) -> list[tf.Tensor]:
         """The tensors that enter the part with the meta embedding."""

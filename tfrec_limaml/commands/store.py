@@ -126,18 +126,22 @@ def _condemn(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, 
 
 
 def _prune(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any]:
+    versions = _versions(store)
+    if not versions:  # as before the first publication
+        version = arguments.model_version
+        if version is not None:  # remains of dead writers go
+            store.prune(version, arguments.keep, arguments.grace_seconds)
+        result = {"store": masked(arguments.store), "model_version": version}
+        return {**result, "removed": [], "left": []}
     version = _version(store, arguments)
-    known = store.generations(version)
-    # Also without a generation: remains of dead writers go.
-    removed = store.prune(version, arguments.keep, arguments.grace_seconds)
-    if not known:
+    if version not in versions:
         raise StoreError(
             f"no generation of model version {version} to prune; the store holds generations of "
-            f"{_versions(store) or 'no version'}"
+            f"{versions}"
         )
     return {
         "model_version": version,
-        "removed": removed,
+        "removed": store.prune(version, arguments.keep, arguments.grace_seconds),
         "left": [generation.identifier for generation in store.generations(version)],
     }
 
@@ -188,6 +192,8 @@ def _as_dict(generation: Generation) -> dict[str, Any]:
 
 def render(result: dict[str, Any]) -> str:
     """The result as text: a table of generations, or one name and value per line."""
+    if "store" in result and "left" in result:
+        return f"the store {result['store']} is empty: there is nothing to prune"
     if "generations" not in result:
         return "\n".join(_lines(result))
     rows = [("version", "generation", "state", "members", "width", "published")]

@@ -15,11 +15,14 @@ from tfrec_limaml.store.secrets import masked
 
 #: Errors of a client.
 ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
+#: What a server says of a command that it does not have.
+UNKNOWN_COMMAND = "unknown command"
 # The client quotes a failed command of a pipeline: task keys and vectors.
 _QUOTED_COMMAND = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
 # The client shows each sentinel as all settings of its connection, and then the error.
 _SENTINEL_ERROR = re.compile(r"[(,]host=([^,]*),port=(\d+).*?> - (?:\w+:)?(\w+)", re.DOTALL)
-_UNKNOWN_COMMAND = "unknown command"
+# Commands that every server of data has, and no sentinel: those that a store sends first.
+_OF_DATA = re.compile(rf"{UNKNOWN_COMMAND}\W+(EXEC|GET|HVALS|SMEMBERS|WATCH)\b")
 _NO_REPLICA = "NOREPLICAS"
 _OF_A_CLUSTER = (redis.exceptions.AskError, redis.exceptions.ClusterDownError)
 
@@ -34,7 +37,7 @@ def readable(url: str, secrets: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except ERRORS as error:
-        text = f"{type(error).__name__}: {_text_of(error)}"
+        text = f"{type(error).__name__}: {text_of(error)}"
         for secret in secrets:
             text = text.replace(secret, "***")
         remedy = _remedy(error, url.partition(":")[0])
@@ -44,7 +47,7 @@ def readable(url: str, secrets: Sequence[str]) -> Iterator[None]:
         ) from error
 
 
-def _text_of(error: Exception) -> str:
+def text_of(error: Exception) -> str:
     """The message of an error, without the data of a command and the settings of sentinels."""
     text = _QUOTED_COMMAND.sub("", str(error)).strip()
     if not isinstance(error, MasterNotFoundError):
@@ -93,13 +96,13 @@ def _remedy_of_sentinels(text: str) -> str:
 def _remedy_of_address(error: Exception, scheme: str) -> str:
     """The form of address that the server needs, if it is another one."""
     if scheme in SENTINEL:
-        if _UNKNOWN_COMMAND in str(error) and "SENTINEL" in str(error):
+        if UNKNOWN_COMMAND in str(error) and "SENTINEL" in str(error):
             return (
                 "the address names a server of data in place of a sentinel: give HOST:PORT of the "
                 "sentinels (port 26379 by default)"
             )
     elif scheme in ("redis", "rediss", "unix"):
-        if _UNKNOWN_COMMAND in str(error):
+        if _OF_DATA.search(str(error)):
             return (
                 "if the server is a sentinel, write redis-sentinel://HOST:PORT,HOST:PORT/SERVICE/DB"
             )

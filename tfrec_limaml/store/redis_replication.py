@@ -15,6 +15,7 @@ import redis
 
 from tfrec_limaml.store.redis_catalog import RedisCatalog
 from tfrec_limaml.store.redis_connection import node_of, sentinels_of
+from tfrec_limaml.store.redis_errors import UNKNOWN_COMMAND, text_of
 
 #: Seconds to wait for a replica.
 WAIT_SECONDS = 10.0
@@ -23,6 +24,11 @@ _MARKER_MS = 60_000
 _PERMISSIONS = (
     "the account may not use INFO and WAIT, which show whether a replica has the erasure: allow "
     "them (ACL SETUSER ... +info +wait), and repeat the command"
+)
+_NOT_OFFERED = (
+    "the server does not offer INFO and WAIT, which show whether a replica has the erasure "
+    "({}): remove their rename-command from redis.conf, and repeat the command, or run `limaml "
+    "erase --verify` after each failover"
 )
 
 
@@ -36,8 +42,8 @@ class Confirmation:
     def __init__(self, catalog: RedisCatalog) -> None:
         self._catalog = catalog
         self._history = ""
-        with contextlib.suppress(redis.exceptions.NoPermissionError):
-            self._history = self._info()["master_replid"]
+        with contextlib.suppress(redis.ResponseError):  # `problem` reports it, after the erasure
+            self._history = self._info().get("master_replid", "")
 
     def problem(self) -> str:
         """Waits for a replica; what is missing, or nothing.
@@ -46,14 +52,14 @@ class Confirmation:
         """
         try:
             info = self._info()
-            if info["master_replid"] != self._history:
+            if info.get("master_replid", "") != self._history:
                 return "another server has become the master during the erasure; repeat the command"
             if not self._should_have_replicas(info):
                 return ""
             if self._replicas():
                 return ""
-        except redis.exceptions.NoPermissionError:
-            return _PERMISSIONS
+        except redis.ResponseError as error:
+            return _refusal(error)
         return (
             f"no replica of Redis has confirmed the erasure within {WAIT_SECONDS:g} s; repeat the "
             "command when replication works"
@@ -72,7 +78,7 @@ class Confirmation:
 
         Redis keeps its backlog for an hour after the last replica has gone (`repl-backlog-ttl`).
         """
-        if info["connected_slaves"] or info.get("repl_backlog_active"):
+        if info.get("connected_slaves", True) or info.get("repl_backlog_active"):
             return True
         client = self._catalog.client
         service, sentinels = sentinels_of(client)
@@ -105,3 +111,16 @@ class Confirmation:
             _, replicas = pipeline.execute()
             if replicas or time.monotonic() >= deadline:
                 return int(replicas)
+
+
+def _refusal(error: redis.ResponseError) -> str:
+    """What a server's refusal of INFO, WAIT or the marker means for the confirmation."""
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return _PERMISSIONS
+    text = text_of(error)
+    if UNKNOWN_COMMAND in text:
+        return _NOT_OFFERED.format(text.partition(",")[0])
+    return (
+        "the server refused to show whether a replica has the erasure "
+        f"({type(error).__name__}: {text}); repeat the command"
+    )

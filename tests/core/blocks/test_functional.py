@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from small_models import flatten_tasks
 
-from tfrec_limaml.blocks import FunctionalGlobalBlock
+from tfrec_limaml.adaptation.mixing import varied
+from tfrec_limaml.blocks import FunctionalGlobalBlock, functional
 from tfrec_limaml.errors import LimamlError
 
 L = keras.layers
@@ -135,3 +136,110 @@ def test_a_model_that_works_along_other_axes_is_no_mixing(shapes):
     block = FunctionalGlobalBlock(keras.Model([other, embedding_input], L.Dense(1)(norm)))
     block.build(shapes, (None, 4))
     assert block.built
+
+
+def _with_items(operation, number=50, initializer="uniform", merge=None):
+    """A block in which `operation` follows the embedding of an item's ID."""
+    item, embedding_input = keras.Input((), name="item", dtype="int32"), *_inputs("meta_embedding")
+    embedded = operation(L.Embedding(number, 4, initializer)(item))
+    hidden = (merge or L.Concatenate(name="joined"))([embedded, embedding_input])
+    return FunctionalGlobalBlock(keras.Model([item, embedding_input], L.Dense(1)(hidden)))
+
+
+def _build_with_items(block):
+    block.build({"item": (None,)}, (None, 4))
+    assert block.built
+
+
+_ALONG_ROWS = {
+    "centre": lambda x: x - keras.ops.mean(x, axis=0, keepdims=True),
+    "softmax": lambda x: keras.ops.softmax(x, axis=0),
+    "sort": lambda x: keras.ops.sort(x, axis=0),
+    "flip": lambda x: keras.ops.flip(x, axis=0),
+}
+
+
+@pytest.mark.parametrize("initializer", ["uniform", "zeros"])
+@pytest.mark.parametrize("name", list(_ALONG_ROWS))
+def test_embeddings_of_items_that_are_mixed_are_refused(name, initializer):
+    block = _with_items(_ALONG_ROWS[name], initializer=initializer)
+    with pytest.raises(LimamlError, match="mixes rows"):
+        _build_with_items(block)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_check_uses_ids_that_a_small_embedding_has(number):
+    _build_with_items(_with_items(keras.ops.relu, number))
+    with pytest.raises(LimamlError, match="mixes rows"):
+        _build_with_items(_with_items(_ALONG_ROWS["flip"], 2))
+
+
+@pytest.mark.parametrize("offset", [0, 9])
+def test_ids_out_of_range_of_an_inner_embedding_do_not_end_the_check(offset):
+    item, embedding_input = keras.Input((), name="item", dtype="int32"), *_inputs("meta_embedding")
+    embedded = L.Embedding(2, 4)(keras.ops.abs(item + offset))
+    logit = L.Dense(1)(L.Add()([embedded, embedding_input]))
+    _build_with_items(FunctionalGlobalBlock(keras.Model([item, embedding_input], logit)))
+
+
+class _CentresWithWeights(L.Layer):
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+    def call(self, inputs):
+        return self.scale * (inputs - keras.ops.mean(inputs, axis=0, keepdims=True))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [_CentresWithWeights(name="own"), L.Dense(4, activation=keras.ops.flip, name="own")],
+    ids=["own weights", "function of keras.ops as activation"],
+)
+def test_a_layer_with_weights_that_works_along_the_rows_is_refused(shapes, part):
+    other, embedding_input = _inputs("other", "meta_embedding")
+    hidden = L.Add()([part(L.Dense(4)(other)), embedding_input])
+    block = FunctionalGlobalBlock(keras.Model([other, embedding_input], L.Dense(1)(hidden)))
+    with pytest.raises(LimamlError, match=r"mixes rows: .* parts \('own'\) reads"):
+        block.build(shapes, (None, 4))
+
+
+@pytest.mark.parametrize(
+    "merge",
+    [
+        L.Concatenate(axis=1),
+        L.Concatenate(axis=-1),
+        lambda tensors: L.Flatten()(keras.ops.stack(tensors, 1)),
+        lambda tensors: keras.Sequential([L.Softmax()])(keras.ops.concatenate(tensors, -1)),
+    ],
+)
+def test_parts_that_work_along_another_axis_are_not_named(merge):
+    block = _with_items(lambda x: keras.ops.softmax(x, axis=0), merge=merge)
+    with pytest.raises(LimamlError, match=r"One of its parts \('softmax[_0-9]*'\) reads"):
+        _build_with_items(block)
+
+
+def test_an_axis_that_is_the_first_of_a_vector_is_not_overlooked():
+    shares, embedding_input = keras.Input((), name="share"), *_inputs("meta_embedding")
+    share = L.Reshape((1,))(L.Softmax(axis=-1, name="over_rows")(shares))
+    logit = L.Dense(1)(L.Concatenate()([share, embedding_input]))
+    block = FunctionalGlobalBlock(keras.Model([shares, embedding_input], logit))
+    with pytest.raises(LimamlError, match=r"mixes rows: .* parts \('over_rows'\) reads"):
+        block.build({"share": (None,)}, (None, 4))
+
+
+def test_a_model_without_parts_that_may_mix_rows_is_not_checked(monkeypatch):
+    monkeypatch.setattr(functional, "varied", None)  # a call would fail
+    _build_with_items(_with_items(L.Dense(4, "relu")))
+
+
+def test_only_the_first_rows_of_a_large_table_get_noise():
+    table = L.Embedding(5000, 2)
+    table.build()
+    before = table.get_weights()[0]
+    for entries in (None, 3):
+        (after,) = varied(table, entries)
+        assert after.dtype == "float32"
+        for values in after if entries else [after]:
+            changed = np.any(values.numpy() != before, axis=1)
+            assert changed[:1000].all()
+            assert not changed[1000:].any()

@@ -134,6 +134,7 @@ def test_a_layer_that_does_not_fit_is_refused_when_the_block_is_built(layer, mes
         (_RunningSum(name="running"), "running"),
         (lambda x: _RunningSum(name="frozen", trainable=False)(x), "frozen"),
         (L.Dense(4, activation=_centred, name="centring"), "centring"),
+        (L.Dense(4, activation=keras.ops.flip, name="flipping"), "flipping"),
         (lambda x: L.Dense(4, "tanh")(L.Activation(_centred, name="act")(x)), "act"),
     ],
 )

@@ -54,6 +54,8 @@ def test_a_server_of_data_in_place_of_a_sentinel_is_explained(redis_server):
 def test_a_plain_address_of_a_sentinel_or_a_node_names_the_right_form(sentinel, redis_cluster):
     said = error_of(f"redis://:guard@127.0.0.1:{sentinel}/0")
     assert "is a sentinel, write redis-sentinel://HOST:PORT,HOST:PORT/SERVICE/DB" in said
+    with pytest.raises(StoreError, match="is a sentinel, write redis-sentinel://HOST:PORT"):
+        open_store(f"redis://:guard@127.0.0.1:{sentinel}/0").erase(["17"])
     errors = []
     for node in redis_cluster.split(","):
         try:
@@ -62,6 +64,14 @@ def test_a_plain_address_of_a_sentinel_or_a_node_names_the_right_form(sentinel, 
             errors.append(str(error))
     assert len(errors) == 2  # the third node holds the keys
     assert all("write redis+cluster://HOST:PORT,HOST:PORT" in said for said in errors)
+
+
+def test_a_server_of_data_without_a_command_is_not_taken_for_a_sentinel(start_redis):
+    (port,) = free_ports(1)
+    start_redis(lambda: listens(port), "--port", str(port), "--rename-command", "SCAN", "")
+    with pytest.raises(StoreError, match=r"unknown command .SCAN.") as caught:
+        open_store(f"redis://127.0.0.1:{port}/0").prune(1)
+    assert "sentinel" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,43 @@ def test_an_account_that_may_not_ask_is_told_what_to_allow(start):
     assert store.erase(["17"]) == []
 
 
+def test_a_server_without_info_erases_and_says_that_nothing_confirms_it(start):
+    port, _ = start("--rename-command", "INFO", "")
+    store = with_key(f"redis://127.0.0.1:{port}/0")
+    said = r"are erased, but .*not offer INFO and WAIT.*\(unknown command .INFO.\): remove"
+    with pytest.raises(UnconfirmedErasureError, match=said) as caught:
+        store.erase(["17"])
+    assert [(place.part, place.matched) for place in caught.value.places] == [("data", {"17"})]
+    assert store.get_many(["17", "18"], 1)[1].tolist() == [False, True]
+    assert "sentinel" not in str(caught.value)
+
+
+def test_a_server_without_wait_erases_and_cannot_confirm_if_it_has_a_replica(start):
+    port, _ = start("--rename-command", "WAIT", "", *AT_ONCE)
+    store = with_key(f"redis://127.0.0.1:{port}/0")
+    assert len(store.erase(["18"])) == 1
+    replica_of(start, port)
+    with pytest.raises(UnconfirmedErasureError, match=r"\(unknown command .WAIT.\)") as caught:
+        store.erase(["17"])
+    assert [place.matched for place in caught.value.places] == [{"17"}]
+
+
+def test_a_master_that_became_a_replica_reports_what_is_erased(start, monkeypatch):
+    port, _ = start()
+    store = with_key(f"redis://127.0.0.1:{port}/0")
+    monkeypatch.setattr(Confirmation, "_should_have_replicas", lambda *_: demoted())
+
+    def demoted():
+        store.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        return True
+
+    said = r"are erased, but the server refused to show .* \(ReadOnlyError: .*\); repeat"
+    with pytest.raises(UnconfirmedErasureError, match=said) as caught:
+        store.erase(["17"])
+    assert len(caught.value.places) == 1
+    assert "marker" not in str(caught.value)
+
+
 def test_a_server_that_requires_replicas_refuses_the_erasure_with_the_remedy(start):
     port, _ = start()
     store = with_key(f"redis://127.0.0.1:{port}/0")

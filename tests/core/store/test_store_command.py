@@ -34,10 +34,25 @@ def test_an_empty_store_is_listed_as_such(limaml_store):
     assert text == f"the store {result['store']} holds no generation"
 
 
-@pytest.mark.parametrize("action", ["show", "rollback", "prune"])
+@pytest.mark.parametrize("action", ["show", "rollback"])
 def test_in_an_empty_store_nothing_can_be_done(limaml_store, action):
     with pytest.raises(LimamlError, match=r"the store \S+:\S+ holds no generation; check"):
         limaml_store(action)
+
+
+@pytest.mark.parametrize("version", [None, 3])
+def test_in_an_empty_store_there_is_nothing_to_prune(limaml_store, version):
+    options = [] if version is None else ["--model-version", str(version)]
+    result, text = limaml_store("prune", *options)
+    assert (result["model_version"], result["removed"], result["left"]) == (version, [], [])
+    assert text == f"the store {result['store']} is empty: there is nothing to prune"
+
+
+def test_a_misspelt_version_is_refused_before_anything_is_removed(store, limaml_store, monkeypatch):
+    write(store, "g1", 1)
+    monkeypatch.setattr(type(store), "prune", None)  # a call would fail
+    with pytest.raises(StoreError, match=r"version 9 to prune; the store holds .*\[1\]"):
+        limaml_store("prune", "--model-version", "9")
 
 
 def test_generations_are_listed_with_their_state(store, limaml_store):

@@ -125,7 +125,7 @@ def test_seeds_that_are_left_out_are_named_beside_the_table(result, tmp_path):
     page = write_comparison_page(tmp_path / "p.html", result).read_text("utf-8")
     for text in (markdown(result), page):
         assert "vanilla: all numbers are of the seeds [1, 3] (seeds [2] diverged)." in text
-        said = "[1, 3] (limaml or vanilla has no scores of the seeds [2])."
+        said = "[1, 3] (no scores of limaml or vanilla of the seeds [2])."
         assert f"limaml: all numbers are of the seeds {said}" in text
 
 

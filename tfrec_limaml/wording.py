@@ -1,7 +1,8 @@
-"""Parts of texts that people read: counts with their noun, and the name that was meant."""
+"""Parts of texts that people read: counts with their noun, times, and the name that was meant."""
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 from collections.abc import Iterable
 
@@ -17,6 +18,11 @@ def counted(number: float, one: str, many: str | None = None, spec: str = "") ->
     """
     words = one if number == 1 else f"{one}s" if many is None else many
     return f"{number:{spec}} {words}"
+
+
+def utc_text(milliseconds: float, timespec: str = "seconds") -> str:
+    """A time since 1970 as ISO 8601 text in UTC."""
+    return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC).isoformat(timespec=timespec)
 
 
 def duration(seconds: float) -> str:

@@ -85,6 +85,14 @@ def test_every_command_line_of_a_help_text_runs_as_printed(entry):
             pytest.fail(f"limaml {shlex.join(arguments)}")
 
 
+def test_a_name_of_the_package_registers_its_keras_classes(monkeypatch):
+    """After it, `keras.saving.load_model` finds them, whatever was imported first."""
+    registered = []
+    monkeypatch.setattr(tfrec_limaml, "_register", lambda: registered.append(True))
+    assert tfrec_limaml.Schema
+    assert registered
+
+
 def test_help_is_quick_because_it_loads_no_heavy_library():
     script = (
         "import sys\nfrom tfrec_limaml.cli import main\n"

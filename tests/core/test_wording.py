@@ -1,10 +1,10 @@
-"""Counts with their noun."""
+"""Counts with their noun, durations and times."""
 
 from __future__ import annotations
 
 import pytest
 
-from tfrec_limaml.wording import counted, duration
+from tfrec_limaml.wording import counted, duration, utc_text
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,8 @@ def test_one_is_singular_and_everything_else_plural(arguments, text):
 )
 def test_a_duration_has_a_unit_of_its_size(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_time_is_text_in_utc():
+    assert utc_text(1_735_689_600_000) == "2025-01-01T00:00:00+00:00"
+    assert utc_text(1_735_689_600_250, "milliseconds") == "2025-01-01T00:00:00.250+00:00"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any
 import pandas as pd
 
 from tfrec_limaml.datasets import card_warnings
-from tfrec_limaml.datasets.date_split import EPOCH
 from tfrec_limaml.datasets.raw import RawData
 from tfrec_limaml.datasets.typed_columns import out_of_range
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.schema import Schema, parse_time
 from tfrec_limaml.tasks.folder import DATA_CARD_FILE
+from tfrec_limaml.wording import utc_text
 
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1.0}
 
@@ -52,7 +51,7 @@ def data_card(
         ),
         **definitions[schema.default_task],
         "definitions": definitions,
-        "time_span": [_iso(frame[schema.timestamp].min()), _iso(frame[schema.timestamp].max())],
+        "time_span": [utc_text(int(time)) for time in frame[schema.timestamp].agg(["min", "max"])],
         "split": {
             "rows": _split_rows(schema, frame),
             **_declared(schema),
@@ -118,7 +117,3 @@ def _declared(schema: Schema) -> dict[str, Any]:
     if schema.split.per_task is not None:
         return {"per_task": list(schema.split.per_task)}
     return dict(zip(("validation_start", "test_start"), schema.split.starts(), strict=True))
-
-
-def _iso(timestamp: int) -> str:
-    return (EPOCH + dt.timedelta(milliseconds=int(timestamp))).isoformat(timespec="seconds")

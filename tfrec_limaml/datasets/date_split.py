@@ -10,8 +10,9 @@ import pandas as pd
 
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.schema import Schema, Split, parse_time
+from tfrec_limaml.wording import utc_text
 
-EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 #: Shares of the rows before ``validation_start`` and ``test_start``.
 _SHARES_BEFORE = (0.8, 0.9)
 
@@ -23,7 +24,7 @@ def split_by_quantile(timestamps: pd.Series) -> Split:
         timestamps: Milliseconds since the epoch.
     """
     marks = [
-        (EPOCH + dt.timedelta(seconds=int(timestamps.quantile(q)) // 1000 + 1)).isoformat()
+        (_EPOCH + dt.timedelta(seconds=int(timestamps.quantile(q)) // 1000 + 1)).isoformat()
         for q in _SHARES_BEFORE
     ]
     if marks[0] == marks[1]:
@@ -47,9 +48,7 @@ def check_dates(schema: Schema, timestamps: pd.Series) -> None:
     """Raises `SchemaError` if a date of the split is outside the times (milliseconds)."""
     assert schema.split is not None
     first, last = int(timestamps.min()), int(timestamps.max())
-    span = " to ".join(
-        (EPOCH + dt.timedelta(milliseconds=t)).isoformat(timespec="seconds") for t in (first, last)
-    )
+    span = f"{utc_text(first)} to {utc_text(last)}"
     for field in ("validation_start", "test_start"):
         mark = getattr(schema.split, field)
         if not first < parse_time(mark) <= last:

@@ -38,7 +38,8 @@ class TrainOptions:
         learning_rate: Peak of the outer learning rate.
         weight_decay: AdamW's, relative to the learning rate. It excludes biases, the prior and
             inner learning rates.
-        warmup_steps: Batches over which the learning rate rises from 0, at most a quarter of all.
+        warmup_steps: Batches over which the learning rate rises from 0, at most a quarter of all;
+            only with `decay`.
         decay: Whether the learning rate falls to 0 along a cosine; else it is constant.
         average_weights: Momentum of the moving average of the weights, which is evaluated and
             saved; 0 for none.

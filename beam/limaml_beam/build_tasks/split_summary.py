@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -19,6 +18,7 @@ from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import LABEL, TIME
 from tfrec_limaml.schema.column_times import implausible
 from tfrec_limaml.schema.columns import DAY_MS
+from tfrec_limaml.wording import utc_text
 
 NAMES = ("train", "validation", "test")
 
@@ -129,10 +129,4 @@ def _sum_by_day(*parts: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], .
 
 
 def _time_of(milliseconds: int | None) -> str | None:
-    return (
-        None
-        if milliseconds is None
-        else dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC).isoformat(
-            timespec="milliseconds"
-        )
-    )
+    return None if milliseconds is None else utc_text(milliseconds, "milliseconds")

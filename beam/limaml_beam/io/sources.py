@@ -6,7 +6,6 @@ Formats: Parquet, CSV, TSV, and TFRecord files of `tf.train.Example`.
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -30,7 +29,7 @@ from tfrec_limaml.datasets.rows import Rows
 from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.column_times import PLAUSIBLE
-from tfrec_limaml.wording import counted
+from tfrec_limaml.wording import counted, utc_text
 
 _ENDINGS = (*table_files.TEXT_SUFFIXES, ".csv.gz", ".csv.zst", ".csv.bz2", ".parquet", ".tfrecord")
 #: A file and, for one of several row groups of a Parquet file, its number.
@@ -140,8 +139,7 @@ def _date_text(time: int) -> str:
     """A time in milliseconds as text, midnight (UTC) as its date; "" for one without a limit."""
     if not PLAUSIBLE[0] <= time <= PLAUSIBLE[1]:
         return ""
-    text = dt.datetime.fromtimestamp(time / 1000, dt.UTC).isoformat(timespec="seconds")
-    return text.removesuffix("+00:00").removesuffix("T00:00:00")
+    return utc_text(time).removesuffix("+00:00").removesuffix("T00:00:00")
 
 
 def format_of(path: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,7 +10,7 @@ from limaml_beam.refresh import days, unreadable_days
 from limaml_beam.refresh.checks import Check, between
 from limaml_beam.refresh.options import Thresholds
 from tfrec_limaml.schema.columns import DAY_MS
-from tfrec_limaml.wording import duration
+from tfrec_limaml.wording import duration, utc_text
 
 #: Share of filled values or unknown keys that is too large without any reference.
 MAX_SHARE_WITHOUT_REFERENCE = 0.95
@@ -36,12 +35,11 @@ def check_input(
         window: Start and end of today's window, milliseconds.
 
     Returns:
-        For every feature its share of filled values, the largest share of unreadable ones on one
-        day that is new, and for every table its share of unknown keys,
-        against the training data or, if its shares are unknown, the published run; without either
-        the limit is `MAX_SHARE_WITHOUT_REFERENCE`. The end of the window, the age of the newest
-        row, the number of rows per day and the number of days that lost at least half of their
-        rows, against the published run.
+        For every feature its share of filled values and, on a new day, of unreadable ones, and for
+        every table its share of unknown keys, against the training data or, if its shares are
+        unknown, the published run; without either the limit is `MAX_SHARE_WITHOUT_REFERENCE`. The
+        end of the window, the age of the newest row, the number of rows per day and the number of
+        days that lost at least half of their rows, against the published run.
     """
     return [
         *_checks_of_shares(quality, trained, reference, limits, window),
@@ -133,17 +131,13 @@ def _check_of_window(end: int, reference: Mapping[str, Any], limits: Thresholds)
         days_back,
         0.0,
         limits.max_days_back,
-        f"{length}{_time_text(end)} instead of {_time_text(published)}" if days_back else "",
+        f"{length}{utc_text(end)} instead of {utc_text(published)}" if days_back else "",
         "readers would lose the newest rows: give a later --window-end, or accept it with "
         f"--max-days-back {math.ceil(days_back * 100) / 100:g}"
         if days_back
         else "",
         options=("", "--max-days-back"),
     )
-
-
-def _time_text(time: int) -> str:
-    return dt.datetime.fromtimestamp(time / 1000, dt.UTC).isoformat(timespec="seconds")
 
 
 def _check_of_days(

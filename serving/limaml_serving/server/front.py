@@ -91,7 +91,8 @@ class Front:
         """Accepts no new call, and ends once all complete requests are answered.
 
         It ends after `grace_seconds` at the latest, and does not wait for half-sent requests and
-        open streams.
+        open streams. An answer counts as sent once the operating system has its last bytes: gRPC
+        then closes the connection, and a client that reads slowly can lose them.
         """
         if self._loop.is_closed():
             return

@@ -87,6 +87,8 @@ def guess_schema(frame: pd.DataFrame, name: str, known: Known | None = None) -> 
         f"timestamp: {timestamp} (unit {unit}) - the time of the interaction, known before its "
         f"outcome?{others}",
         f"task key: {task} - adapt the model once per value?",
+        "history: none - past rates and counts are strong features of any model; add "
+        f"`history: [{{keys: [{task}], encoding: quantiles}}]`, and IDs of items in the same way",
     ]
     checks += [
         f"left out: {name} holds {kind}, which cannot be a feature" for name, kind in nested.items()

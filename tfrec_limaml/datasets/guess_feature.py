@@ -18,6 +18,7 @@ from tfrec_limaml.datasets.column_shapes import (
     text_separator,
     time_unit,
 )
+from tfrec_limaml.datasets.unordered_numbers import is_dense, is_unordered
 from tfrec_limaml.schema import arrow_keys
 from tfrec_limaml.schema.schema import DType, Feature, Role
 from tfrec_limaml.wording import counted
@@ -65,15 +66,28 @@ def guess_feature(
     is_integer = bool((numbers.dropna() % 1 == 0).all())
     if is_integer and _numbers_rows(numbers, distinct):
         return None, f"left out: {column} numbers the rows"
+    dtype: DType = "string" if is_text(series) else "int64"
     if is_integer and (distinct <= 20 or is_id(column)):
-        dtype: DType = "string" if is_text(series) else "int64"
         return _category(series, column, role, distinct, dtype)
+    unordered = is_integer and is_unordered(numbers, frame[label], frame[task])
+    if unordered and is_dense(numbers):
+        feature, remark = _category(series, column, role, distinct, dtype)
+        return feature, remark or (
+            f"{column} holds whole numbers whose order says little about {label}: they are taken "
+            "as IDs; if they are amounts, write encoding: quantiles and no dtype"
+        )
     skewed = bool((numbers.dropna() >= 0).all()) and float(numbers.quantile(0.99)) > 20 * max(
         float(numbers.median()), 1e-9
     )
     feature = Feature(name=column, role=role, encoding="quantiles")
     feature = dataclasses.replace(feature, normalise="log") if skewed else feature
-    return _with_fill_value(feature, numbers)
+    feature, remark = _with_fill_value(feature, numbers)
+    return feature, remark or (
+        f"{column} holds whole numbers whose order says little about {label}; if they are IDs, "
+        "write encoding: hash, buckets and embedding_width"
+        if unordered
+        else ""
+    )
 
 
 def _with_fill_value(feature: Feature, numbers: pd.Series) -> tuple[Feature, str]:

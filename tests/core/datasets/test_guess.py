@@ -8,6 +8,7 @@ import pytest
 
 from tfrec_limaml import datasets
 from tfrec_limaml.datasets.text_remarks import whole_floats
+from tfrec_limaml.datasets.unordered_numbers import is_unordered
 from tfrec_limaml.errors import SchemaError
 
 N = 2000
@@ -61,6 +62,12 @@ def test_columns_with_unusual_names_are_named_by_the_user(log, describe):
     assert "name: Stars\n  kind: regression" in schema
 
 
+def test_history_features_are_offered_with_the_lines_to_add(log, describe):
+    _, remarks = describe(log, timestamp="when", task="who")
+    (remark,) = [text for text in remarks if text.startswith("history: ")]
+    assert "history: [{keys: [who], encoding: quantiles}]" in remark
+
+
 def test_columns_that_give_the_label_away_are_left_out_whatever_they_hold(log, describe):
     leaks = {
         "result": np.where(log.clicked == 1, "won", "lost"),
@@ -108,3 +115,60 @@ def test_keys_that_look_like_fractions_are_remarked():
     assert "is text such as '7.0', and so must be" in whole_floats(pd.Series(["7.0", None, "12.0"]))
     for others in (["7.0", "x"], [7.0, 8.0], ["7", "8"], [None]):
         assert whole_floats(pd.Series(others)) == ""
+
+
+def _answers(numbers, effect):
+    """A log of 200 members in which a number has an effect on the label."""
+    rng = np.random.default_rng(1)
+    rows = 20_000
+    number = rng.choice(numbers, rows)
+    return pd.DataFrame(
+        {
+            "member_id": rng.integers(0, 200, rows),
+            "number": number,
+            "correct": (rng.random(rows) < effect(number)).astype(int),
+            "at": 1_700_000_000 + 60 * np.arange(rows),
+        }
+    )
+
+
+def _by_itself(number):
+    return 0.2 + 0.6 * (number * 2_654_435_761 % 97) / 97
+
+
+def _in_order(number):
+    return 0.2 + 0.6 * (number / number.max())
+
+
+def _not_at_all(number):
+    return np.full(len(number), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "effect", "encoding", "remark"),
+    [
+        (np.arange(1, 111), _by_itself, "vocabulary", "they are taken as IDs"),
+        (np.arange(1, 111) * 1000, _by_itself, "quantiles", "if they are IDs"),
+        (np.arange(1, 111), _in_order, "quantiles", ""),
+        (np.arange(1, 111), _not_at_all, "quantiles", ""),
+    ],
+)
+def test_whole_numbers_whose_order_says_nothing_are_taken_as_ids(
+    describe, numbers, effect, encoding, remark
+):
+    schema, remarks = describe(_answers(numbers, effect))
+    guessed = schema.split("- name: number\n")[1].split("- name")[0]
+    assert f"encoding: {encoding}" in guessed
+    assert ("dtype: " in guessed) == (encoding == "vocabulary")
+    about = [text for text in remarks if text.startswith("number holds whole numbers")]
+    assert len(about) == bool(remark)
+    assert all(remark in text for text in about)
+
+
+def test_the_effect_of_members_is_not_taken_for_one_of_their_numbers():
+    rng = np.random.default_rng(2)
+    member = pd.Series(rng.integers(0, 60, 20_000))
+    taste = rng.random(60)
+    label = pd.Series((rng.random(20_000) < taste[member]).astype(float))
+    assert not is_unordered(member.astype(float), label, member)
+    assert is_unordered(member.astype(float), label, pd.Series(np.arange(20_000) % 50))

@@ -33,7 +33,7 @@ def runs(monkeypatch):
 def test_a_full_queue_refuses_at_once_while_health_and_status_still_answer(connected, refusal):
     server, client = connected(workers=1, max_queue=2)
     slow = [
-        client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=1)
+        client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=3)
         for _ in range(3)
     ]
     wait_for(lambda: sample(server, "pending") == 3)
@@ -50,7 +50,7 @@ def test_a_full_queue_refuses_at_once_while_health_and_status_still_answer(conne
 
 def test_a_request_whose_client_gave_up_while_it_waited_is_not_run(connected, runs):
     server, client = connected(workers=1, max_queue=10)
-    first = client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=1)
+    first = client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=3)
     wait_for(lambda: sample(server, "pending") == 1)
     others = [
         client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=0.2)
@@ -67,7 +67,7 @@ def test_requests_cancelled_while_they_waited_are_not_run_and_leave_the_queue_to
     connected, runs
 ):
     server, client = connected(workers=1, max_queue=3)
-    first = client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=1)
+    first = client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=3)
     wait_for(lambda: sample(server, "pending") == 1)
     others = [
         client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=600)

@@ -142,8 +142,9 @@ def test_a_broken_version_and_a_missing_folder_are_counted(serve, connect, base,
     shutil.copytree(base, tmp_path / "models")
     server = serve({"m": tmp_path / "models"}, poll_seconds=0.05)
     assert sample(server, "check_errors_total") == 0
-    (tmp_path / "models" / "7").mkdir()
-    (tmp_path / "models" / "7" / "saved_model.pb").write_bytes(b"cut")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "saved_model.pb").write_bytes(b"cut")
+    (tmp_path / "broken").rename(tmp_path / "models" / "7")
     wait_for(lambda: sample(server, "check_errors_total") == 1)  # once, until its files change
     (tmp_path / "models").rename(tmp_path / "moved")
     wait_for(lambda: sample(server, "check_errors_total") > 4)

@@ -144,7 +144,7 @@ def test_what_a_killed_writer_left_behind_is_invisible_and_removed(store, store_
     address = store_address.replace("lease=60", "lease=1")
     process = spawn.Process(target=_die_while_writing, args=(address, ready))
     process.start()
-    assert ready.wait(30)
+    assert ready.wait(300)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert [g.identifier for g in store.generations(1)] == ["g0"]

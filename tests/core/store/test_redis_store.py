@@ -1,11 +1,11 @@
 """What only the Redis backend promises."""
 
 import dataclasses
-import time
 
 import numpy as np
 import pytest
 import redis
+from waiting import wait_for
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import open_store
@@ -90,18 +90,20 @@ def test_a_publication_needs_no_right_to_ask_for_the_policy(own_server, recwarn)
 
 
 def test_a_generation_outlives_its_job_no_longer_than_its_ttl(redis_server, tmp_path):
-    store = open_store(f"{redis_server.address}?prefix={tmp_path.name}&ttl=0.2")
+    store = open_store(f"{redis_server.address}?prefix={tmp_path.name}&ttl=1")
+    write(store, 1)
+    wait_for(lambda: not store.get_many(["0"], 1)[1].any())
+    store = open_store(f"{redis_server.address}?prefix={tmp_path.name}&ttl=60")
     write(store, 1)
     assert store.get_many(["0"], 1)[1].all()
-    time.sleep(0.3)
-    assert not store.get_many(["0"], 1)[1].any()
 
 
 def test_a_writer_that_lost_its_lease_may_not_publish(redis_server, tmp_path):
-    store = open_store(f"{redis_server.address}?prefix={tmp_path.name}&lease=0.1")
+    store = open_store(f"{redis_server.address}?prefix={tmp_path.name}")
     with store.new_generation(1, 1, "g1") as slow:
         slow.put(["a"], np.ones((1, 1), np.float32))
-        time.sleep(0.2)
+        leases = list(store.client.scan_iter(f"*{tmp_path.name}*:writer:g1"))
+        assert store.client.delete(*leases) == 1  # as if it had run out
         with store.new_generation(1, 1, "g1") as fast:
             fast.put(["b"], np.ones((1, 1), np.float32))
             with pytest.raises(StoreError, match="lease"):

@@ -63,6 +63,14 @@ def guess_feature(
         return None, f"left out: {column} {remark}"
     if not numeric:
         return _text(series, column, role, distinct)
+    return _number(frame, column, label, task, role, numbers)
+
+
+def _number(
+    frame: pd.DataFrame, column: str, label: str, task: str, role: Role, numbers: pd.Series
+) -> tuple[Feature | None, str]:
+    """The feature of a column of numbers, and a remark."""
+    series, distinct = frame[column], numbers.nunique()
     is_integer = bool((numbers.dropna() % 1 == 0).all())
     if is_integer and _numbers_rows(numbers, distinct):
         return None, f"left out: {column} numbers the rows"
@@ -76,18 +84,23 @@ def guess_feature(
             f"{column} holds whole numbers whose order says little about {label}: they are taken "
             "as IDs; if they are amounts, write encoding: quantiles and no dtype"
         )
-    skewed = bool((numbers.dropna() >= 0).all()) and float(numbers.quantile(0.99)) > 20 * max(
-        float(numbers.median()), 1e-9
-    )
-    feature = Feature(name=column, role=role, encoding="quantiles")
-    feature = dataclasses.replace(feature, normalise="log") if skewed else feature
-    feature, remark = _with_fill_value(feature, numbers)
+    feature, remark = _quantity(numbers, column, role)
     return feature, remark or (
         f"{column} holds whole numbers whose order says little about {label}; if they are IDs, "
         "write encoding: hash, buckets and embedding_width"
         if unordered
         else ""
     )
+
+
+def _quantity(numbers: pd.Series, column: str, role: Role) -> tuple[Feature, str]:
+    """The feature of a column of amounts, and a remark."""
+    skewed = bool((numbers.dropna() >= 0).all()) and float(numbers.quantile(0.99)) > 20 * max(
+        float(numbers.median()), 1e-9
+    )
+    feature = Feature(name=column, role=role, encoding="quantiles")
+    feature = dataclasses.replace(feature, normalise="log") if skewed else feature
+    return _with_fill_value(feature, numbers)
 
 
 def _with_fill_value(feature: Feature, numbers: pd.Series) -> tuple[Feature, str]:

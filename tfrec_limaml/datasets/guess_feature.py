@@ -70,7 +70,7 @@ def _number(
     frame: pd.DataFrame, column: str, label: str, task: str, role: Role, numbers: pd.Series
 ) -> tuple[Feature | None, str]:
     """The feature of a column of numbers, and a remark."""
-    series, distinct = frame[column], numbers.nunique()
+    series, distinct = frame[column], frame[column].nunique()
     is_integer = bool((numbers.dropna() % 1 == 0).all())
     if is_integer and _numbers_rows(numbers, distinct):
         return None, f"left out: {column} numbers the rows"

@@ -199,9 +199,7 @@ def options_from(args: argparse.Namespace) -> TrainOptions:
     """The recipe with the options of the command line."""
     fields = {f.name for kind in (TrainOptions, ModelOptions) for f in dataclasses.fields(kind)}
     values = {
-        name: value
-        for name, value in vars(args).items()
-        if name in fields - {"task"} and value is not None
+        name: value for name, value in vars(args).items() if name in fields and value is not None
     }
     options = recipe(args.recipe).replace(**values)
     check_read(options, set(values))

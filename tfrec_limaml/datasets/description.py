@@ -58,10 +58,7 @@ def _files(
     text: TextFormat | None,
     known: guess.Known | None,
 ) -> dict[str, Any]:
-    if write_schema is not None and Path(write_schema).exists():
-        raise LimamlError(
-            f"{write_schema} exists already; choose another name for the guessed schema"
-        )
+    _check_options(schema, write_schema, known)
     required_columns = (
         None if schema is None else conform.interaction_columns(Schema.load(str(schema)))
     )
@@ -88,6 +85,22 @@ def _files(
             result["schema_written"] = str(write_schema)
             result["next"] = _prepare_command(path, write_schema, text or TextFormat())
     return result
+
+
+def _check_options(
+    schema: str | Path | None, write_schema: str | Path | None, known: guess.Known | None
+) -> None:
+    """Refuses options of the guess beside a schema, and a file of that name that exists."""
+    given = known is not None and known != guess.Known()
+    if schema is not None and (given or write_schema is not None):
+        raise LimamlError(
+            "with --schema nothing is guessed: leave out --label, --timestamp, --task and "
+            "--write-schema, or leave out --schema"
+        )
+    if write_schema is not None and Path(write_schema).exists():
+        raise LimamlError(
+            f"{write_schema} exists already; choose another name for the guessed schema"
+        )
 
 
 def _remarks(table: user_files.Table, text: TextFormat) -> list[str]:

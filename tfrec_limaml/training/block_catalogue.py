@@ -25,7 +25,7 @@ from tfrec_limaml.training.model_options import ModelOptions
 _L2 = {"class_name": "L2", "config": {"l2": 1e-5}}
 
 
-def _mlp_meta(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
+def _mlp_meta(encoder: FeatureEncoder, options: ModelOptions, task: str) -> MetaBlock:
     return MLPMetaBlock(
         options.meta_units,
         options.embedding_dim,
@@ -34,7 +34,7 @@ def _mlp_meta(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
     )
 
 
-def _offset(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
+def _offset(encoder: FeatureEncoder, options: ModelOptions, task: str) -> MetaBlock:
     support_encoder = None
     if options.prior == "encoder":
         support_encoder = SupportEncoder(
@@ -71,17 +71,17 @@ def _single_keys(encoder: FeatureEncoder, options: ModelOptions) -> set[str]:
     return set(columns) if len(columns) == 1 else set()
 
 
-def _id(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
+def _id(encoder: FeatureEncoder, options: ModelOptions, task: str) -> MetaBlock:
     return IDEmbeddingMetaBlock(
-        **_task_id(encoder, options),
+        **_task_id(encoder, task),
         embedding_dim=options.embedding_dim,
         embeddings_regularizer=_L2,
         name="meta_block",
     )
 
 
-def _features_and_id(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
-    task_id = _task_id(encoder, options)
+def _features_and_id(encoder: FeatureEncoder, options: ModelOptions, task: str) -> MetaBlock:
+    task_id = _task_id(encoder, task)
     embeddings = {
         name: size
         for name, size in encoder.embeddings("meta").items()
@@ -97,7 +97,7 @@ def _features_and_id(encoder: FeatureEncoder, options: ModelOptions) -> MetaBloc
     )
 
 
-def _transformer(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
+def _transformer(encoder: FeatureEncoder, options: ModelOptions, task: str) -> MetaBlock:
     return TransformerMetaBlock(
         options.meta_units,
         options.embedding_dim,
@@ -186,7 +186,7 @@ def global_embeddings(encoder: FeatureEncoder, options: ModelOptions) -> dict[st
     A second embedding would learn what the meta block should learn.
     """
     id_feature = (
-        _task_id(encoder, options)["feature"]
+        _task_id(encoder, encoder.task or encoder.schema.default_task)["feature"]
         if options.meta_block in ("id", "features+id")
         else None
     )
@@ -195,12 +195,12 @@ def global_embeddings(encoder: FeatureEncoder, options: ModelOptions) -> dict[st
     return {name: size for name, size in encoder.embeddings().items() if name not in excluded}
 
 
-def _task_id(encoder: FeatureEncoder, options: ModelOptions) -> dict[str, Any]:
+def _task_id(encoder: FeatureEncoder, task: str) -> dict[str, Any]:
     """The feature that identifies a task, as arguments of an ID meta block.
 
     It is the definition's key column, which must be a single-valued feature with an embedding.
     """
-    keys = encoder.schema.task_columns(options.task)
+    keys = encoder.schema.task_columns(task)
     for feature in encoder.schema.all_features:
         if (
             keys == (feature.name,)
@@ -216,8 +216,8 @@ def _task_id(encoder: FeatureEncoder, options: ModelOptions) -> dict[str, Any]:
     )
 
 
-#: Meta blocks by name: ``(encoder, options) -> block``.
-META_BLOCKS: Mapping[str, Callable[[FeatureEncoder, ModelOptions], MetaBlock]] = {
+#: Meta blocks by name: ``(encoder, options, task definition) -> block``.
+META_BLOCKS: Mapping[str, Callable[[FeatureEncoder, ModelOptions, str], MetaBlock]] = {
     "offset": _offset,
     "mlp": _mlp_meta,
     "id": _id,

@@ -49,7 +49,6 @@ class ModelOptions:
         unadapted_loss_weight: Weight of the loss before adaptation in the outer objective.
         averaging: Weights of the tasks in the outer loss; see `TwoBlockModel`.
         pooling: See `LiMAML`.
-        task: Task definition, for ID meta blocks.
         joint_task: A second task definition; neither may refine the other. Both sides of a row are
             adapted; see `tfrec_limaml.training.joint`. Meta block ``"offset"`` only.
         sweeps: Number of times each side is adapted given the other; with a `joint_task` only.
@@ -77,7 +76,6 @@ class ModelOptions:
     unadapted_loss_weight: float = 1.0
     averaging: choices.Averaging = "sample"
     pooling: choices.Pooling = "latest"
-    task: str | None = None
     joint_task: str | None = None
     sweeps: int = 2
 

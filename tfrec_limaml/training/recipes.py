@@ -97,15 +97,15 @@ def split_files(
 def _meta_block(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
     """The block of that name; if the encoder has nested definitions, one for each of them too."""
     make = META_BLOCKS[options.meta_block]
+    first = encoder.task or encoder.schema.default_task
     if options.joint_task is not None:
-        first = encoder.task or encoder.schema.default_task
         blocks = {
-            first: make(encoder, options),
+            first: make(encoder, options, first),
             options.joint_task: second_offset(encoder, options),
         }
         return JointMetaBlocks(blocks, name="meta_block")
     if not encoder.nested:
-        return make(encoder, options)
+        return make(encoder, options, first)
     if options.prior != "zero":
         raise LimamlError(
             f"nested task definitions {list(encoder.nested)} need the prior 'zero', received "
@@ -116,8 +116,7 @@ def _meta_block(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
             f"nested task definitions {list(encoder.nested)} need the support_reduction 'mean', "
             f"received {options.support_reduction!r}; leave --support-reduction out"
         )
-    definitions = (encoder.task or encoder.schema.default_task, *encoder.nested)
-    blocks = {name: make(encoder, options.replace(task=name)) for name in definitions}
+    blocks = {name: make(encoder, options, name) for name in (first, *encoder.nested)}
     return NestedMetaBlocks(blocks, name="meta_block")
 
 

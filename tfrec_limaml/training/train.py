@@ -170,7 +170,7 @@ def _fit(
     limit.renew()
     started = time.perf_counter()
     with workers.scope():
-        model = work.build(options.algorithm, encoder, options.model.replace(task=work.task))
+        model = work.build(options.algorithm, encoder, options.model)
         model.compile(
             make_optimizer(options, data.steps * epochs),
             steps_per_execution=1 if workers.call_each_batch else STEPS_PER_EXECUTION,

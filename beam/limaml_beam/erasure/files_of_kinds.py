@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
+import posixpath
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -79,10 +81,15 @@ def _without_erased_rows(record: bytes, path: str, erased: ErasedKeys) -> bytes 
         return None if erased.matches_key(key) else record
     if not erased.may_match_record(record):
         return record
-    definition = path.split("/")[-2]
+    definition = _definition(path)
     if erased.matches_key_of(definition, key):
         return None
     return without_rows(record, erased.matches_key_of)
+
+
+def _definition(path: str) -> str:
+    """The task definition of a file of tasks: the name of its folder."""
+    return posixpath.basename(posixpath.dirname(path if "://" in path else os.path.abspath(path)))
 
 
 def json_lines(path: str, erased: ErasedKeys, write: bool) -> int:
@@ -179,7 +186,8 @@ def kept_rows(path: str, erased: ErasedKeys, write: bool) -> int | None:
     batches = (
         [] if reader is None else [reader.get_batch(i) for i in range(reader.num_record_batches)]
     )
-    masks = [_kept_mask(batch, path.split("/")[-2], erased) for batch in batches]
+    definition = _definition(path)
+    masks = [_kept_mask(batch, definition, erased) for batch in batches]
     count = sum(int(mask.sum()) for mask in masks)
     if write and (count or not kept_rows_module.has_index_of(stem, sum(map(len, batches)))):
         with running.without_updates(path), kept_rows_module.writing(stem) as writer:

@@ -177,4 +177,4 @@ def test_a_task_that_no_single_feature_identifies_has_no_id_block(name, encoder)
         LimamlError,
         match=r"needs the task's key \['user', 'item'\] to be one feature with an embedding_width",
     ):
-        META_BLOCKS[name](encoder, OPTIONS.replace(task="place"))
+        META_BLOCKS[name](encoder, OPTIONS, "place")

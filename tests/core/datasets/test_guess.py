@@ -9,7 +9,7 @@ import pytest
 from tfrec_limaml import datasets
 from tfrec_limaml.datasets.text_remarks import whole_floats
 from tfrec_limaml.datasets.unordered_numbers import is_unordered
-from tfrec_limaml.errors import SchemaError
+from tfrec_limaml.errors import LimamlError, SchemaError
 
 N = 2000
 
@@ -60,6 +60,13 @@ def test_columns_with_unusual_names_are_named_by_the_user(log, describe):
     assert "- who\n" in schema
     schema, _ = describe(log, timestamp="when", task="who", label="Stars")
     assert "name: Stars\n  kind: regression" in schema
+
+
+@pytest.mark.parametrize("given", [{"label": "Stars"}, {"write_schema": "new.yaml"}])
+def test_options_of_the_guess_are_refused_with_a_schema(log, describe, tmp_path, given):
+    describe(log, timestamp="when", task="who")
+    with pytest.raises(LimamlError, match="with --schema nothing is guessed: leave out"):
+        datasets.describe(tmp_path / "log.csv", schema=tmp_path / "none.yaml", **given)
 
 
 def test_history_features_are_offered_with_the_lines_to_add(log, describe):

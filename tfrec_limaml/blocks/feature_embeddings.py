@@ -16,6 +16,8 @@ from tfrec_limaml.features import META, OTHER, Features
 class FeatureEmbeddings(keras.layers.Layer):
     """Concatenates dense inputs with the embeddings of categorical ones.
 
+    Without any input the result is one column of zeros: a network behind it gives a constant.
+
     Args:
         dense: Keys of dense inputs, concatenated first, in this order.
         embeddings: Feature name to ``(number of ids, width)``.
@@ -78,7 +80,8 @@ class FeatureEmbeddings(keras.layers.Layer):
     def call(self, features: Features) -> tf.Tensor:
         """The concatenated inputs ``[..., F]``."""
         parts = list(self._parts(features).values())
-        return parts[0] if len(parts) == 1 else tf.concat(parts, -1)
+        values = parts[0] if len(parts) == 1 else tf.concat(parts, -1)
+        return values if values.shape[-1] else tf.zeros_like(tf.reduce_sum(values, -1))[..., None]
 
     def product(self, features: Features, kernel: tf.Tensor, once: Collection[str]) -> tf.Tensor:
         """``call(features) @ kernel``, ``[N, units]``.
@@ -130,7 +133,8 @@ class FeatureEmbeddings(keras.layers.Layer):
             else tuple(input_shape[next(iter(self.embeddings))])
         )
         width = sum(int(input_shape[key][-1] or 0) for key in self.dense)
-        return (*leading, width + sum(width for _, width in self.embeddings.values()))
+        width += sum(width for _, width in self.embeddings.values())
+        return (*leading, max(width, 1))
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

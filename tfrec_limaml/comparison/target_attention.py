@@ -156,7 +156,7 @@ def build_target_attention(
     )
     return LiMAML(
         block,
-        GLOBAL_BLOCKS[options.global_block](encoder, options),
+        GLOBAL_BLOCKS[options.global_block](encoder, options, ()),
         encoder=encoder,
         inner_steps=0,
         unadapted_loss_weight=options.unadapted_loss_weight,

@@ -128,8 +128,8 @@ def _features(
     if not any(f.role == "meta" for f in features):
         features.insert(0, identity(task))
         checks.append(
-            f"no column is constant within {task}, so the key itself became the only meta feature "
-            "(an ID embedding)"
+            f"no column is constant within {task}, so the key itself became the only meta feature; "
+            "columns that describe the task, if you have any, serve new tasks better"
         )
     return features, checks
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeAlias
 
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
 from tfrec_limaml.blocks.bilinear import BilinearGlobalBlock
@@ -19,8 +19,12 @@ from tfrec_limaml.blocks.support_encoder import SupportEncoder
 from tfrec_limaml.blocks.transformer import TransformerMetaBlock
 from tfrec_limaml.blocks.wide_and_deep import WideAndDeepGlobalBlock
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.training.model_options import ModelOptions
+
+#: Names of features that a global block does not embed.
+Excluded: TypeAlias = Collection[str]
 
 _L2 = {"class_name": "L2", "config": {"l2": 1e-5}}
 
@@ -42,10 +46,15 @@ def _offset(encoder: FeatureEncoder, options: ModelOptions, task: str) -> MetaBl
             label_mean=encoder.statistics.label_mean,
             name="support_encoder",
         )
+    # The offset is the task's own vector: an embedding of the key would memorise what it estimates.
+    key = key_feature(encoder, task)
+    embeddings = encoder.embeddings("meta")
+    if key is not None:
+        embeddings.pop(key.name, None)
     return OffsetMetaBlock(
         options.meta_units,
         options.embedding_dim,
-        embeddings=encoder.embeddings("meta"),
+        embeddings=embeddings,
         support_encoder=support_encoder,
         name="meta_block",
     )
@@ -106,17 +115,17 @@ def _transformer(encoder: FeatureEncoder, options: ModelOptions, task: str) -> M
     )
 
 
-def _mlp_global(encoder: FeatureEncoder, options: ModelOptions) -> GlobalBlock:
-    return MLPGlobalBlock(options.global_units, **_deep(encoder, options))
+def _mlp_global(encoder: FeatureEncoder, options: ModelOptions, excluded: Excluded) -> GlobalBlock:
+    return MLPGlobalBlock(options.global_units, **_deep(encoder, options, excluded))
 
 
-def _dot_product(encoder: FeatureEncoder, options: ModelOptions) -> GlobalBlock:
+def _dot_product(encoder: FeatureEncoder, options: ModelOptions, excluded: Excluded) -> GlobalBlock:
     """The default global block.
 
     The projection has no rows for features of the task: they would compete with the task's
     embedding.
     """
-    deep = _deep(encoder, options)
+    deep = _deep(encoder, options, excluded)
     other = set(encoder.embeddings("other")) - _single_keys(encoder, options)
     block = DotProductGlobalBlock if options.joint_task is None else BilinearGlobalBlock
     return block(
@@ -151,23 +160,29 @@ def shrinkage(encoder: FeatureEncoder, rows: float) -> dict[str, list[float]]:
     }
 
 
-def _wide_and_deep(encoder: FeatureEncoder, options: ModelOptions) -> GlobalBlock:
+def _wide_and_deep(
+    encoder: FeatureEncoder, options: ModelOptions, excluded: Excluded
+) -> GlobalBlock:
     return WideAndDeepGlobalBlock(
-        options.global_units, _ids(encoder, options), **_deep(encoder, options)
+        options.global_units, _ids(encoder, options, excluded), **_deep(encoder, options, excluded)
     )
 
 
-def _dcn(encoder: FeatureEncoder, options: ModelOptions) -> GlobalBlock:
-    return DCNGlobalBlock(options.global_units, **_deep(encoder, options))
+def _dcn(encoder: FeatureEncoder, options: ModelOptions, excluded: Excluded) -> GlobalBlock:
+    return DCNGlobalBlock(options.global_units, **_deep(encoder, options, excluded))
 
 
-def _dlrm(encoder: FeatureEncoder, options: ModelOptions) -> GlobalBlock:
-    deep = {name: value for name, value in _deep(encoder, options).items() if name != "embeddings"}
-    return DLRMGlobalBlock(options.global_units, _ids(encoder, options), **deep)
+def _dlrm(encoder: FeatureEncoder, options: ModelOptions, excluded: Excluded) -> GlobalBlock:
+    deep = {
+        name: value
+        for name, value in _deep(encoder, options, excluded).items()
+        if name != "embeddings"
+    }
+    return DLRMGlobalBlock(options.global_units, _ids(encoder, options, excluded), **deep)
 
 
-def _deep(encoder: FeatureEncoder, options: ModelOptions) -> dict[str, Any]:
-    embeddings = global_embeddings(encoder, options)
+def _deep(encoder: FeatureEncoder, options: ModelOptions, excluded: Excluded) -> dict[str, Any]:
+    embeddings = global_embeddings(encoder, options, excluded)
     return {
         "dropout": options.dropout,
         "embeddings": embeddings,
@@ -176,23 +191,27 @@ def _deep(encoder: FeatureEncoder, options: ModelOptions) -> dict[str, Any]:
     }
 
 
-def _ids(encoder: FeatureEncoder, options: ModelOptions) -> dict[str, int]:
-    return {name: size for name, (size, _) in global_embeddings(encoder, options).items()}
+def _ids(encoder: FeatureEncoder, options: ModelOptions, excluded: Excluded) -> dict[str, int]:
+    return {name: size for name, (size, _) in global_embeddings(encoder, options, excluded).items()}
 
 
-def global_embeddings(encoder: FeatureEncoder, options: ModelOptions) -> dict[str, tuple[int, int]]:
-    """All embedded features, except the ID if the meta block embeds it.
-
-    A second embedding would learn what the meta block should learn.
-    """
-    id_feature = (
-        _task_id(encoder, encoder.task or encoder.schema.default_task)["feature"]
-        if options.meta_block in ("id", "features+id")
-        else None
-    )
+def global_embeddings(
+    encoder: FeatureEncoder, options: ModelOptions, excluded: Excluded = frozenset()
+) -> dict[str, tuple[int, int]]:
+    """All embedded features but those in `excluded`, and IDs only if `id_embeddings` allows."""
     ids = {f.name for f in encoder.schema.all_features if f.separator is None}
-    excluded = {id_feature, *ids} if options.id_embeddings is False else {id_feature}
-    return {name: size for name, size in encoder.embeddings().items() if name not in excluded}
+    left_out = {*excluded, *ids} if options.id_embeddings is False else excluded
+    return {name: size for name, size in encoder.embeddings().items() if name not in left_out}
+
+
+def key_feature(encoder: FeatureEncoder, task: str) -> Feature | None:
+    """The single-valued, embedded feature that is the whole key of a task definition, or None."""
+    keys = encoder.schema.task_columns(task)
+    for feature in encoder.schema.all_features:
+        embedded = feature.embedding_width is not None and feature.separator is None
+        if keys == (feature.name,) and embedded:
+            return feature
+    return None
 
 
 def _task_id(encoder: FeatureEncoder, task: str) -> dict[str, Any]:
@@ -200,20 +219,15 @@ def _task_id(encoder: FeatureEncoder, task: str) -> dict[str, Any]:
 
     It is the definition's key column, which must be a single-valued feature with an embedding.
     """
-    keys = encoder.schema.task_columns(task)
-    for feature in encoder.schema.all_features:
-        if (
-            keys == (feature.name,)
-            and feature.embedding_width is not None
-            and feature.separator is None
-        ):
-            unknown = None if feature.encoding == "hash" else 0
-            return {"feature": feature.name, "size": encoder.size(feature), "unknown_id": unknown}
-    raise LimamlError(
-        f"an ID meta block needs the task's key {list(keys)} to be one feature with an "
-        "embedding_width in the schema (role: meta); "
-        "add it, prepare again, or use --meta-block mlp"
-    )
+    feature = key_feature(encoder, task)
+    if feature is None:
+        raise LimamlError(
+            f"an ID meta block needs the task's key {list(encoder.schema.task_columns(task))} to "
+            "be one feature with an embedding_width in the schema (role: meta); "
+            "add it, prepare again, or use --meta-block mlp"
+        )
+    unknown = None if feature.encoding == "hash" else 0
+    return {"feature": feature.name, "size": encoder.size(feature), "unknown_id": unknown}
 
 
 #: Meta blocks by name: ``(encoder, options, task definition) -> block``.
@@ -224,8 +238,8 @@ META_BLOCKS: Mapping[str, Callable[[FeatureEncoder, ModelOptions, str], MetaBloc
     "features+id": _features_and_id,
     "transformer": _transformer,
 }
-#: Global blocks by name: ``(encoder, options) -> block``.
-GLOBAL_BLOCKS: Mapping[str, Callable[[FeatureEncoder, ModelOptions], GlobalBlock]] = {
+#: Global blocks by name: ``(encoder, options, features not to embed) -> block``.
+GLOBAL_BLOCKS: Mapping[str, Callable[[FeatureEncoder, ModelOptions, Excluded], GlobalBlock]] = {
     "dot_product": _dot_product,
     "mlp": _mlp_global,
     "wide_and_deep": _wide_and_deep,

@@ -16,7 +16,12 @@ from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.folder import EPISODE, SCHEMA_FILE, SPLITS, STATISTICS_FILE, shard_pattern
 from tfrec_limaml.tasks.statistics import Statistics
-from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS, second_offset
+from tfrec_limaml.training.block_catalogue import (
+    GLOBAL_BLOCKS,
+    META_BLOCKS,
+    key_feature,
+    second_offset,
+)
 from tfrec_limaml.training.model_options import ModelOptions
 
 
@@ -120,6 +125,17 @@ def _meta_block(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
     return NestedMetaBlocks(blocks, name="meta_block")
 
 
+def _own_ids(algorithm: str, encoder: FeatureEncoder, options: ModelOptions) -> set[str]:
+    """The task's ID, if the meta block has a vector of each task's own.
+
+    A second embedding would learn what that vector should learn.
+    """
+    key = key_feature(encoder, encoder.task or encoder.schema.default_task)
+    is_adapted = algorithm == "limaml" and options.meta_block == "offset"
+    has_vector = is_adapted or options.meta_block in ("id", "features+id")
+    return {key.name} if key is not None and has_vector else set()
+
+
 def build_model(algorithm: str, encoder: FeatureEncoder, options: ModelOptions) -> TaskModel:
     """Builds the model of an algorithm, with a meta block and a global block.
 
@@ -135,7 +151,8 @@ def build_model(algorithm: str, encoder: FeatureEncoder, options: ModelOptions) 
     if algorithm != "limaml":  # other algorithms neither read the support set nor have two sides
         options = options.replace(prior="zero", joint_task=None)
     meta_block = _meta_block(encoder, options)
-    global_block = GLOBAL_BLOCKS[options.global_block](encoder, options)
+    own_ids = _own_ids(algorithm, encoder, options)
+    global_block = GLOBAL_BLOCKS[options.global_block](encoder, options, own_ids)
     steps = options.chosen_inner_steps
     tune = steps if options.fine_tune_steps is None else options.fine_tune_steps
     shared: dict[str, Any] = {

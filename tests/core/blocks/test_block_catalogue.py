@@ -67,6 +67,11 @@ def encoder():
     return FeatureEncoder(schema, Statistics(rows=9, label_mean=0.5, window={}, features=words))
 
 
+def encoder_of(encoder, task):
+    """The encoder of another task definition."""
+    return FeatureEncoder(encoder.schema, encoder.statistics, task)
+
+
 def _batch(make_samples, lengths, seed):
     samples = make_samples(lengths, "float32", seed)
     features = samples["features"]
@@ -169,6 +174,17 @@ def test_an_id_block_takes_the_task_s_key_and_the_global_block_leaves_it_alone(t
     assert model.meta_block.offsets.feature == "user"
     assert "user" not in model.global_block.wide_ids
     assert "user" in trained["mlp mlp"].global_block.inputs_layer.embeddings
+
+
+def test_no_table_holds_the_key_of_tasks_that_have_an_offset(trained, encoder):
+    model = trained["offset dot_product"]
+    assert "user" not in model.meta_block.shared.inputs_layer.embeddings
+    assert set(model.global_block.inputs_layer.embeddings) == {"item", "tags"}
+    vanilla = build_model("vanilla", encoder, model_options.ModelOptions())
+    assert "user" not in vanilla.meta_block.shared.inputs_layer.embeddings
+    assert set(vanilla.global_block.inputs_layer.embeddings) == {"user", "item", "tags"}
+    pairs = build_model("limaml", encoder_of(encoder, "place"), model_options.ModelOptions())
+    assert "user" in pairs.meta_block.shared.inputs_layer.embeddings
 
 
 @pytest.mark.parametrize("name", ["id", "features+id"])

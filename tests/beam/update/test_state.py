@@ -93,3 +93,38 @@ def test_rows_of_an_erasure_that_was_killed_are_gone_after_the_next(folder):
     erase(folder)
     assert found(folder) == []
     assert not [path for path in folder.iterdir() if path.is_dir()]
+
+
+@pytest.fixture
+def state(folder):
+    state = UpdateState(folder)
+    yield state
+    state.close()
+
+
+def _rows(key, times, **columns):
+    return pa.table({TASK: [key] * len(times), TIME: np.array(times), **columns})
+
+
+def test_rows_of_another_schema_than_the_nightly_run_s_are_not_read(state):
+    state.put({"": _rows("m1", [3, 4])}, window_start=0)
+    same = _rows("m1", [3]).schema
+    assert [batch.num_rows for batch in state.read(["m1", "m2"], same)] == [2]
+    assert [batch.num_rows for batch in state.read(["m1"], None)] == [2]
+    other = _rows("m1", [3], city=["Oslo"]).schema
+    assert state.read(["m1"], other) == []
+    state.put({"": _rows("m2", [5], city=["Oslo"])}, window_start=0)
+    assert list(state.tasks()) == ["m2"], "rows of the earlier schema are removed"
+
+
+def test_a_task_is_due_once_a_row_that_it_was_adapted_to_leaves_the_window(state):
+    state.put({"": _rows("m1", [3, 8])}, window_start=0)
+    state.put({"": _rows("m2", [1, 9])}, window_start=2)  # its first row had left already
+    assert state.due(3) == []
+    assert state.due(4) == ["m1"]
+    assert sorted(state.due(10)) == ["m1", "m2"]
+    state.put({"": _rows("m1", [8])}, window_start=4)
+    assert state.due(4) == [], "what was due before is adapted"
+    assert sorted(state.due(10)) == ["m1", "m2"]
+    state.remove(["m2"])
+    assert state.due(10) == ["m1"], "a task that was removed is not adapted again"

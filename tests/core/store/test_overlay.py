@@ -70,6 +70,12 @@ def test_of_one_key_given_twice_the_newest_event_counts(store):
     assert read(store, ["a"]) == [2]
 
 
+def test_of_one_key_given_twice_at_one_time_the_later_row_counts(store):
+    write(store, "g1")
+    store.upsert(1, "g1", ["a", "a"], np.array([[1, 1], [2, 2]], np.float32), [5, 5])
+    assert read(store, ["a"]) == [2]
+
+
 def test_an_upsert_into_a_generation_that_readers_do_not_see_is_refused(store):
     write(store, "g1")
     write(store, "g2")

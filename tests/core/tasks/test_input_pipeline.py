@@ -77,6 +77,7 @@ def test_every_row_comes_once_support_before_query_and_split_times_are_kept(
         (1, -1, 0.75, 0),
         (8, 2, 0.75, 2),
         (8, 8, 0.1, 8),
+        (50, -1, 0.3, 15),
     ],
 )
 def test_the_cut_rounds_up_and_leaves_a_query_sample(count, start, share, expected):

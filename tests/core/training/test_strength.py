@@ -60,6 +60,24 @@ def test_the_strength_of_training_is_kept_where_the_difference_is_noise():
     assert _choose({0.0: 0.2, 1.0: 1.0, 2.0: 1.0001})["adaptation_strength"] == 1.0
 
 
+@pytest.mark.parametrize(("gain", "chosen"), [(0.005, 1.0), (0.05, 2.0)])
+def test_a_better_strength_is_taken_if_it_is_better_by_a_standard_error(gain, chosen):
+    quality = {0.0: 0.2, 1.0: 1.0, 2.0: 1.0 + gain}
+    model = _Model(quality)
+    plain = model.predict
+
+    def predict():
+        rows = plain()
+        change = np.random.default_rng(2).normal(size=len(model.label))
+        rows["probability"] += 0.03 * (model.adaptation_strength == 2.0) * change
+        return rows
+
+    model.predict = predict
+    result = choose_adaptation_strength(model, _Dataset(), list(quality))
+    assert result["val_auc_by_strength"]["2"] > result["val_auc_by_strength"]["1"]
+    assert result["adaptation_strength"] == chosen
+
+
 def test_adaptation_that_hurts_is_switched_off():
     assert _choose({0.0: 1.001, 1.0: 1.0, 2.0: 0.5})["adaptation_strength"] == 0.0
 

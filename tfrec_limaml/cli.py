@@ -13,16 +13,16 @@ import errno
 import functools
 import importlib
 import os
-import select
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Any
 
-from tfrec_limaml import finite_json
+from tfrec_limaml import finite_json, standard_streams
 from tfrec_limaml.errors import LimamlError
 
 #: Order in ``limaml --help``; unknown names follow.
@@ -157,22 +157,31 @@ def _sigterm_as_error() -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``limaml`` and returns the exit code.
 
-    The codes: 0 done, 1 done with a negative result, 2 bad arguments or input, 130 interrupted,
-    143 terminated, 141 the reader of the output has closed the pipe.
+    The codes: 0 done, 1 done with a negative result, 2 bad arguments or input, 70 an error of the
+    program, 130 interrupted, 143 terminated, 141 the reader of the output has closed the pipe.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    _open_standard_streams()
+    standard_streams.open_closed_streams()
+    try:
+        return _run_on_standard_streams(list(sys.argv[1:] if argv is None else argv))
+    except Exception:  # noqa: BLE001 - Python's own exit code, 1, would be a negative result
+        traceback.print_exc()
+        return os.EX_SOFTWARE
+
+
+def _run_on_standard_streams(arguments: Sequence[str]) -> int:
+    """`_run`, and the errors of the files and pipes that it writes to."""
     try:
         try:
             with _sigterm_as_error():
-                return _run(list(sys.argv[1:] if argv is None else argv))
+                return _run(arguments)
         finally:
             # If this failed when the interpreter ends, Python would print a message of its own.
             sys.stdout.flush()
     except BrokenPipeError:  # as in ``limaml ... | head -1``
-        if not _reader_has_gone():
+        if not standard_streams.reader_has_gone():
             raise
-        _drop_output()
+        standard_streams.drop_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in _REMEDIES:
@@ -183,27 +192,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{_REMEDIES[error.errno]} and run the command again",
             file=sys.stderr,
         )
-        _drop_output()
+        standard_streams.drop_output()
         return 2
-
-
-def _open_standard_streams() -> None:
-    """Opens standard streams that the caller has closed (``2>&-``) on the null device.
-
-    Otherwise a data file would get the file descriptor of one of them, and libraries would write
-    their logs into it.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            file = open(os.devnull, "w" if number else "r")  # noqa: SIM115 - for the whole process
-            if file.fileno() != number:
-                os.dup2(file.fileno(), number)
-            setattr(sys, name, file)
-
-
-def _drop_output() -> None:
-    """Sends what is still buffered for standard output to the null device."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -258,13 +248,6 @@ def _plain_warnings() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = format_of_python
-
-
-def _reader_has_gone() -> bool:
-    """Whether standard output is broken, and not another pipe or socket of the command."""
-    poll = select.poll()
-    poll.register(sys.stdout, select.POLLOUT)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 @functools.cache  # the entry points do not change in a process; reading them takes 0.1 s

@@ -186,3 +186,61 @@ def test_a_step_that_would_overshoot_is_shortened(solve):
     values += [objective(float(solve(world, steps).offset[0, 0])) for steps in (1, 2, 4, 30)]
     assert values == sorted(values, reverse=True)
     assert values[-1] < values[0] / 10
+
+
+def _solve_one(derivatives, precision=0.0001, steps=1, **options):
+    """The offset of a task with one row, whose output is the offset."""
+    one = tf.ones((1, 1), tf.float64)
+    prior = tf.constant([precision], tf.float64)
+    solved = gauss_newton(lambda rows: rows[..., 0], derivatives, one, prior, steps, **options)
+    return float(solved.offset[0, 0])
+
+
+@pytest.mark.parametrize("linear", [True, False])
+def test_a_task_stays_where_each_share_of_the_step_makes_it_worse(linear):
+    def uphill(outputs):  # the slope has the wrong sign
+        return outputs, -tf.ones_like(outputs), tf.ones_like(outputs)
+
+    assert _solve_one(uphill, linear=linear) == 0.0
+
+
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("beyond", [np.inf, np.nan])
+def test_a_step_is_shortened_until_the_loss_is_finite(beyond, linear):
+    def derivatives(outputs):
+        loss = tf.where(outputs > 0.3, tf.constant(beyond, outputs.dtype), -outputs)
+        return loss, -tf.ones_like(outputs), tf.ones_like(outputs)
+
+    assert _solve_one(derivatives, linear=linear) == pytest.approx(0.25, rel=1e-3)
+
+
+@pytest.mark.parametrize(("extra", "share"), [(1e-6, 1.0), (1e-3, 0.5)])
+def test_a_longer_step_is_taken_if_a_shorter_one_is_better_by_rounding_errors_only(extra, share):
+    def derivatives(outputs):  # as good at half of the step, but for `extra`
+        loss = tf.where(outputs > 0.75, tf.constant(extra, outputs.dtype), 0.0)
+        loss += tf.where(outputs < 0.4, tf.ones_like(outputs), 0.0)
+        return loss, -tf.ones_like(outputs), tf.ones_like(outputs)
+
+    assert _solve_one(derivatives, precision=1e-9) == pytest.approx(share, rel=1e-6)
+
+
+def test_a_row_without_curvature_still_moves_its_task_by_a_bounded_step():
+    def derivatives(outputs):
+        return -outputs, -tf.ones_like(outputs), tf.zeros_like(outputs)
+
+    moved = _solve_one(derivatives, precision=1e-6)
+    assert moved == pytest.approx(1 / (1e-4 + 1e-6), rel=1e-6)
+
+
+def test_the_first_step_starts_at_the_prior_mean_or_at_the_given_start(solve):
+    _, base, label, weight, precision = _world()
+    inputs = np.ones((TASKS, SAMPLES, WIDTH))
+    point = np.random.default_rng(4).normal(size=(TASKS, WIDTH))
+    z = base + point.sum(-1)[:, None]
+    loss = np.logaddexp(0, z) - label * z
+    expected = (weight * loss).sum(1) / np.maximum(weight.sum(1), 1e-9)
+    world = (inputs, base, label, weight, precision)
+    at_mean = solve(world, 1, prior_mean=tf.constant(point)).losses[0]
+    np.testing.assert_allclose(at_mean, expected, rtol=1e-9)
+    elsewhere = solve(world, 1, prior_mean=tf.constant(-point), start=tf.constant(point)).losses[0]
+    np.testing.assert_allclose(elsewhere, expected, rtol=1e-9)

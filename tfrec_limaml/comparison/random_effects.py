@@ -112,10 +112,9 @@ def with_intercept(inputs: Floats, penalty: float, intercept_penalty: float) -> 
 def fit_task(
     inputs: Floats, label: Floats, offset: Floats, penalty: float, weight: Floats | None = None
 ) -> Floats:
-    """Coefficients ``[F]`` of one task, by Newton's method in its dual form.
+    """Coefficients ``[F]`` of one task, by Newton's method.
 
-    The dual form is smaller if there are fewer rows than features. A step that raises the objective
-    is halved, until one lowers it or the coefficients stand still.
+    A step that raises the objective is halved, until one lowers it or the coefficients stand still.
 
     Args:
         inputs: ``[n, F]``.
@@ -125,43 +124,48 @@ def fit_task(
         weight: Weights of the rows ``[n]``; 1 by default.
     """
     weight = np.ones(len(label)) if weight is None else weight
-    gram = inputs @ inputs.T
-    dual = np.zeros(len(label))
 
-    def objective(dual: Floats) -> float:
-        effect = gram @ dual / penalty
-        logit = offset + effect
+    def objective(coefficients: Floats) -> float:
+        logit = offset + inputs @ coefficients
         loss = float(weight @ (np.logaddexp(0, logit) - label * logit))
-        return loss + 0.5 * float(dual @ effect)
+        return loss + 0.5 * penalty * float(coefficients @ coefficients)
 
-    value = objective(dual)
+    coefficients = np.zeros(inputs.shape[1])
+    value = objective(coefficients)
     for _ in range(NEWTON_STEPS):
-        step = _newton_step(gram, dual, label, offset, penalty, weight)
-        scale, lower = 1.0, objective(dual + step)
+        effect = inputs @ coefficients
+        probability = sigmoid(offset + effect)
+        curvature = weight * np.maximum(probability * (1 - probability), MINIMUM_CURVATURE)
+        target = curvature * effect + weight * (label - probability)
+        step = _minimum(inputs, curvature, target, penalty) - coefficients
+        scale, lower = 1.0, objective(coefficients + step)
         while lower > value and scale > 1e-4:
             scale /= 2
-            lower = objective(dual + scale * step)
+            lower = objective(coefficients + scale * step)
         if lower > value:
             break
-        gained, dual, value = value - lower, dual + scale * step, lower
+        gained, coefficients, value = value - lower, coefficients + scale * step, lower
         if gained < 1e-9 * (1 + abs(value)):  # this step has made the rest quadratically small
             break
-    coefficients: Floats = inputs.T @ dual / penalty
     return coefficients
 
 
-def _newton_step(
-    gram: Floats, dual: Floats, label: Floats, offset: Floats, penalty: float, weight: Floats
-) -> Floats:
-    """The change of the dual ``[n]`` to the minimum of the objective's quadratic form."""
-    effect = gram @ dual / penalty
-    probability = sigmoid(offset + effect)
-    curvature = weight * np.maximum(probability * (1 - probability), MINIMUM_CURVATURE)
-    target = curvature * effect + weight * (label - probability)
+def _minimum(inputs: Floats, curvature: Floats, target: Floats, penalty: float) -> Floats:
+    """The minimum ``[F]`` of the objective's quadratic form.
+
+    Solves equations of as many unknowns as there are features or rows, whichever is fewer. For rows
+    it is the dual form, by Woodbury's identity.
+    """
+    rows, features = inputs.shape
+    gradient = inputs.T @ target
     root = np.sqrt(curvature)
-    matrix = np.eye(len(label)) + root[:, None] * gram * root / penalty
-    step: Floats = target - root * np.linalg.solve(matrix, root * (gram @ target)) / penalty - dual
-    return step
+    scaled = root[:, None] * inputs
+    if features <= rows:
+        minimum = np.linalg.solve(scaled.T @ scaled + penalty * np.eye(features), gradient)
+    else:
+        dual = np.linalg.solve(scaled @ scaled.T + penalty * np.eye(rows), scaled @ gradient)
+        minimum = (gradient - scaled.T @ dual) / penalty
+    return minimum.astype(np.float64, copy=False)
 
 
 def _adapted(

@@ -13,10 +13,12 @@ from tfrec_limaml.comparison.random_effects import fit_task, with_intercept
 from tfrec_limaml.evaluation.metrics import auc
 
 
-def test_random_effects_solve_the_penalised_logistic_regression():
+@pytest.mark.parametrize("rows", [6, 9, 30])
+def test_random_effects_solve_the_penalised_logistic_regression(rows):
+    """With fewer rows than features, as many, and more: the equations are those of the fewer."""
     random = np.random.default_rng(2)
-    inputs, offset = random.normal(size=(6, 9)), random.normal(size=6)
-    label = np.array([0.0, 1, 1, 0, 1, 0])
+    inputs, offset = random.normal(size=(rows, 9)), random.normal(size=rows)
+    label = np.resize([0.0, 1, 1, 0, 1, 0], rows)
     actual = fit_task(inputs, label, offset, penalty=2.0)
     probability = 1 / (1 + np.exp(-(offset + inputs @ actual)))
     gradient = inputs.T @ (probability - label) + 2.0 * actual

@@ -72,6 +72,17 @@ def test_rows_of_one_distribution_do_not_drift():
     assert drift.warnings(few) == []
 
 
+@pytest.mark.parametrize(("rows", "uncertain"), [(199, True), (200, False)])
+def test_the_mean_of_a_few_rows_is_uncertain_whatever_its_difference(rows, uncertain):
+    train, later = np.zeros(1000), np.full(rows, 9.0)
+    train[::2] = 1.0
+    found = measured(
+        np.concatenate([train, later]), ["a"] * (1000 + rows), [5] * 1000 + [15] * rows
+    )
+    assert found["x"]["validation"]["drift"] > 10
+    assert found["x"]["validation"]["uncertain"] == uncertain
+
+
 def test_quality_is_shares_of_the_rows_read_and_rows_per_day():
     counts = {"rows_read": 200, "filled:x": 50, "unknown_key:users": 20, "implausible_time": 1}
     first, last = (0, None, None), (4 * DAY_MS, None, None)

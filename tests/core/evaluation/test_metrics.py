@@ -103,6 +103,29 @@ def test_with_rows_as_clusters_the_variance_is_delongs():
     )
 
 
+def test_with_tasks_as_clusters_the_variance_is_obuchowskis():
+    rng = np.random.default_rng(2)
+    label, score = (rng.random(40) < 0.4).astype(float), rng.normal(size=40).round(1)
+    task = rng.integers(0, 7, 40)
+    wins = np.array(
+        [[(p > n) + 0.5 * (p == n) for n in score[label == 0]] for p in score[label == 1]]
+    )
+    of_positive, of_negative = wins.mean(1) - wins.mean(), wins.mean(0) - wins.mean()
+    m, n = wins.shape
+    sums = np.array(
+        [
+            [of_positive[task[label == 1] == t].sum(), of_negative[task[label == 0] == t].sum()]
+            for t in range(7)
+        ]
+    )
+    with_positive, with_negative = len(set(task[label == 1])), len(set(task[label == 0]))
+    variance = with_positive / (with_positive - 1) * np.square(sums[:, 0] / m).sum()
+    variance += with_negative / (with_negative - 1) * np.square(sums[:, 1] / n).sum()
+    variance += 2 * 7 / 6 * (sums[:, 0] / m * sums[:, 1] / n).sum()
+    value, low, _ = auc_interval(label, score, task, z=1.0)
+    np.testing.assert_allclose(value - low, np.sqrt(variance), rtol=1e-9)
+
+
 def test_intervals_by_task_cover_the_truth_where_those_by_row_do_not():
     rng = np.random.default_rng(1)
     truth = np.mean([auc(*_clustered_world(rng, tasks=2000)[1:]) for _ in range(10)])

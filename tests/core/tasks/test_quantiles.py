@@ -33,6 +33,18 @@ def test_components_rise_from_zero_to_one_across_their_bin():
     np.testing.assert_allclose(found[:, 1:], components / (0.5 * np.sqrt(2)), rtol=1e-6)
 
 
+def test_a_component_that_hardly_varies_is_not_scaled_up_without_limit():
+    statistics = {
+        "mean": [0.0],
+        "variance": [1.0],
+        "edges": [[0.0, 1.0]],
+        "component_mean": [[0.0]],
+        "component_deviation": [[0.001]],
+    }
+    found = encode_quantiles(tf.constant([[1.0]]), statistics).numpy()
+    np.testing.assert_allclose(found, [[1.0, 1 / 0.05]])
+
+
 def test_on_training_rows_the_components_of_a_feature_have_unit_variance_together():
     random = np.random.default_rng(0)
     sample = np.stack([random.normal(size=5000), random.exponential(size=5000)], 1)

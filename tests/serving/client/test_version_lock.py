@@ -253,3 +253,21 @@ def test_embeddings_of_another_model_with_the_same_number_are_not_used(
     assert len(lines) == 1  # once a minute
     with pytest.raises(VersionMismatchError, match="another model with the same version number, 1"):
         ranker("another", on_version_mismatch="raise").rank(member, candidates)
+
+
+def test_a_version_is_resolved_again_once_its_time_is_up_and_by_one_caller(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("limaml_serving.client.versions.time.monotonic", lambda: now[0])
+    lock = VersionLock(None, "stable", refresh_seconds=5.0)
+    assert lock.claim(), "no version is known yet"
+    assert lock.claim(), "so that each caller has to ask"
+    assert not lock.resolved(1), "the first version is no change"
+    now[0] += 4.9
+    assert not lock.claim()
+    now[0] += 0.2
+    assert lock.claim()
+    assert not lock.claim(), "the others keep the old version while one asks"
+    assert lock.resolved(2)
+    assert not lock.resolved(2)
+    now[0] += 4.9
+    assert not lock.claim(), "an answer is trusted as long as the first"

@@ -124,6 +124,7 @@ def fit_task(
         weight: Weights of the rows ``[n]``; 1 by default.
     """
     weight = np.ones(len(label)) if weight is None else weight
+    gram = inputs @ inputs.T if len(inputs) < inputs.shape[1] else None
 
     def objective(coefficients: Floats) -> float:
         logit = offset + inputs @ coefficients
@@ -137,7 +138,7 @@ def fit_task(
         probability = sigmoid(offset + effect)
         curvature = weight * np.maximum(probability * (1 - probability), MINIMUM_CURVATURE)
         target = curvature * effect + weight * (label - probability)
-        step = _minimum(inputs, curvature, target, penalty) - coefficients
+        step = _minimum(inputs, gram, curvature, target, penalty) - coefficients
         scale, lower = 1.0, objective(coefficients + step)
         while lower > value and scale > 1e-4:
             scale /= 2
@@ -150,21 +151,22 @@ def fit_task(
     return coefficients
 
 
-def _minimum(inputs: Floats, curvature: Floats, target: Floats, penalty: float) -> Floats:
+def _minimum(
+    inputs: Floats, gram: Floats | None, curvature: Floats, target: Floats, penalty: float
+) -> Floats:
     """The minimum ``[F]`` of the objective's quadratic form.
 
-    Solves equations of as many unknowns as there are features or rows, whichever is fewer. For rows
-    it is the dual form, by Woodbury's identity.
+    Solves equations of as many unknowns as there are features, or rows if `gram`, the products of
+    the rows ``[n, n]``, is given. That is the dual form, by Woodbury's identity.
     """
-    rows, features = inputs.shape
-    gradient = inputs.T @ target
-    root = np.sqrt(curvature)
-    scaled = root[:, None] * inputs
-    if features <= rows:
-        minimum = np.linalg.solve(scaled.T @ scaled + penalty * np.eye(features), gradient)
+    if gram is None:
+        matrix = inputs.T @ (curvature[:, None] * inputs) + penalty * np.eye(inputs.shape[1])
+        minimum = np.linalg.solve(matrix, inputs.T @ target)
     else:
-        dual = np.linalg.solve(scaled @ scaled.T + penalty * np.eye(rows), scaled @ gradient)
-        minimum = (gradient - scaled.T @ dual) / penalty
+        root = np.sqrt(curvature)
+        matrix = root[:, None] * gram * root + penalty * np.eye(len(gram))
+        dual = target - root * np.linalg.solve(matrix, root * (gram @ target))
+        minimum = inputs.T @ dual / penalty
     return minimum.astype(np.float64, copy=False)
 
 

@@ -27,7 +27,10 @@ from tfrec_limaml.schema.schema import RESERVED_NAMES, Feature, Label, Schema
 
 _LABEL_NAMES = r"^(label|target|y|clicked|is_click|click|liked|converted|rating)$"
 _LABEL_PARTS = r"click|label|target|conver|like|purchase|view|response|outcome"
-_TASK_PARTS = r"user|member|customer|client|account|person|visitor|session"
+_TASK_PARTS = (
+    "user|member|customer|client|account|person|visitor|session|student|learner|player|subscriber|"
+    "listener|reader|viewer"
+)
 
 
 @dataclasses.dataclass(frozen=True)

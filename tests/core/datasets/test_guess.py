@@ -62,6 +62,12 @@ def test_columns_with_unusual_names_are_named_by_the_user(log, describe):
     assert "name: Stars\n  kind: regression" in schema
 
 
+@pytest.mark.parametrize("name", ["student", "Player", "visitor", "subscriber_key", "memberid"])
+def test_usual_names_of_people_are_task_keys(log, describe, name):
+    schema, _ = describe(log.rename(columns={"who": name}), timestamp="when")
+    assert f"- {name}\n" in schema
+
+
 @pytest.mark.parametrize("given", [{"label": "Stars"}, {"write_schema": "new.yaml"}])
 def test_options_of_the_guess_are_refused_with_a_schema(log, describe, tmp_path, given):
     describe(log, timestamp="when", task="who")

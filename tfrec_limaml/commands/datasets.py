@@ -218,7 +218,7 @@ def _describe(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments.target,
         schema=arguments.schema,
         write_schema=arguments.write_schema,
-        text=text_format(arguments.delimiter, arguments.null_words),
+        text=text_format(arguments.delimiter, arguments.null_words, arguments.quotes),
         label=arguments.label,
         timestamp=arguments.timestamp,
         task=arguments.task,
@@ -273,7 +273,7 @@ def _prepare_files(arguments: argparse.Namespace, settings: dict[str, Any]) -> d
         arguments.interactions,
         arguments.output,
         tables={name: Path(os.path.expanduser(files[-1])) for name, files in tables.items()},
-        text=text_format(arguments.delimiter, arguments.null_words),
+        text=text_format(arguments.delimiter, arguments.null_words, arguments.quotes),
         overwrite=arguments.overwrite,
     )
 

@@ -127,6 +127,8 @@ def _prepare_command(path: Path, schema: str | Path, text: TextFormat) -> str:
         words += ["--delimiter", delimiter]
     if text.null_words != NULL_WORDS:
         words += [f"--null-word={word}" for word in text.null_words]
+    if not text.quotes:
+        words.append("--no-quotes")
     return f"{shlex.join(words)} --output RAW"
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from tfrec_limaml.datasets import quotes
 from tfrec_limaml.datasets.rows import FIELDS, NOT_UTF8, BadRow, Rows, check_names
 from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.errors import SchemaError
@@ -52,7 +53,7 @@ def read_csv(
 
     Raises:
         SchemaError: The header is missing, is not UTF-8, or names a column twice; the file is
-            compressed, but its name does not say so.
+            compressed, but its name does not say so; a quotation mark is not closed.
     """
     with open_file() as first:
         line, ending, remainder = first.readline(_HEADER_BYTES).partition(b"\r")
@@ -69,11 +70,15 @@ def read_csv(
         present = [name for name in header if name][:1]
     collector = _BadRows()
     with open_file() as handle:
-        for batch in _batches(_Utf8(handle), header, present, separator, text, collector):
+        content = _Utf8(handle)
+        for batch in _batches(content, header, present, separator, text, collector):
             table, bad_rows = collector.split(pa.Table.from_batches([batch]))
             yield Rows(table.slice(0, batch_rows), bad_rows)
             for start in range(batch_rows, table.num_rows, batch_rows):
                 yield Rows(table.slice(start, batch_rows))
+    if text.quotes and content.line_breaks - collector.count >= quotes.SWALLOWED:
+        with open_file() as handle:
+            quotes.check(_Utf8(handle), len(header), separator)
     if last_bad_rows := collector.take():
         yield Rows(pa.table({name: pa.array([], pa.string()) for name in present}), last_bad_rows)
 
@@ -93,7 +98,10 @@ def _batches(
             use_threads=False, block_size=_BLOCK_BYTES, column_names=header, skip_rows=1
         ),
         parse_options=pyarrow.csv.ParseOptions(
-            delimiter=separator, newlines_in_values=True, invalid_row_handler=collector.add
+            delimiter=separator,
+            quote_char='"' if text.quotes else False,
+            newlines_in_values=text.quotes,
+            invalid_row_handler=collector.add,
         ),
         convert_options=pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(header, pa.string()),
@@ -119,19 +127,24 @@ class _Utf8:
     """A binary file for Arrow, with marks in place of bytes that are not UTF-8.
 
     Arrow would stop at the first such byte. The marks identify the rows.
+
+    Attributes:
+        line_breaks: Number of line breaks read so far.
+        closed: Whether Arrow has closed the file.
     """
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
         self._decoder = codecs.getincrementaldecoder("utf-8")("limaml-marked")
         self._ready, self._ended = b"", False
-        self.closed = False
+        self.line_breaks, self.closed = 0, False
 
     def read(self, size: int) -> bytes:
         """The next `size` bytes, since Arrow needs whole blocks; fewer at the end."""
         while len(self._ready) < size and not self._ended:
             chunk = self._handle.read(size)
             self._ended = not chunk
+            self.line_breaks += chunk.count(b"\n")
             self._ready += self._decoder.decode(chunk, final=self._ended).encode()
         content, self._ready = self._ready[:size], self._ready[size:]
         return content
@@ -148,6 +161,11 @@ class _BadRows:
         self._skipped: list[int] = []
         self._waiting: list[BadRow] = []
         self._good_count = 0
+
+    @property
+    def count(self) -> int:
+        """Number of rows so far, malformed ones included."""
+        return self._good_count + len(self._skipped)
 
     def add(self, row: Any) -> str:
         """Arrow's handler of rows with another number of fields."""

@@ -26,10 +26,13 @@ class TextFormat:
         delimiter: One ASCII character between the cells of a row; None for comma, tab or semicolon,
             whichever occurs most often in the header.
         null_words: Words for a missing value, in addition to empty cells.
+        quotes: Whether a cell may be in quotation marks, and then hold separators and line breaks;
+            otherwise a quotation mark is a character like any other.
     """
 
     delimiter: str | None = None
     null_words: tuple[str, ...] = NULL_WORDS
+    quotes: bool = True
 
     def __post_init__(self) -> None:
         delimiter = self.delimiter
@@ -46,7 +49,7 @@ class TextFormat:
 
 
 def add_text_arguments(parser: Any) -> None:
-    """The options ``--delimiter`` and ``--null-word``."""
+    """The options ``--delimiter``, ``--null-word`` and ``--no-quotes``."""
     parser.add_argument(
         "--delimiter",
         metavar="C",
@@ -62,9 +65,18 @@ def add_text_arguments(parser: Any) -> None:
         "case. Repeat the option for several words. It replaces the default words, NULL and null: "
         "name them too if the files have them",
     )
+    parser.add_argument(
+        "--no-quotes",
+        dest="quotes",
+        action="store_false",
+        help="a quotation mark in text files is a character like any other, as in exports of Hive "
+        "(default: cells may be in quotation marks, and then hold separators and line breaks)",
+    )
 
 
-def text_format(delimiter: str | None, null_words: Sequence[str] | None) -> TextFormat:
+def text_format(
+    delimiter: str | None, null_words: Sequence[str] | None, quotes: bool = True
+) -> TextFormat:
     r"""The given format; a delimiter may be an escape such as ``\t``.
 
     Raises:
@@ -75,4 +87,4 @@ def text_format(delimiter: str | None, null_words: Sequence[str] | None) -> Text
             delimiter = codecs.decode(delimiter, "unicode_escape")
         except UnicodeDecodeError as error:
             raise LimamlError(f"--delimiter {delimiter!r} is not an escape: {error}") from error
-    return TextFormat(delimiter, NULL_WORDS if null_words is None else tuple(null_words))
+    return TextFormat(delimiter, NULL_WORDS if null_words is None else tuple(null_words), quotes)

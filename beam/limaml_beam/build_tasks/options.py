@@ -24,6 +24,7 @@ class PrepareOptions:
             the most frequent one of comma, tab and semicolon in the header.
         null_words: Cells of text files that mean a missing value, as empty cells do; None for
             ``NULL`` and ``null``.
+        quotes: Whether cells of text files may be in quotation marks.
         all_partitions: Open partitions of days outside the dates too.
         tasks: Task definitions; empty for all of the schema.
         max_samples: Most recent support rows per task.
@@ -55,6 +56,7 @@ class PrepareOptions:
     tables: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     delimiter: str | None = None
     null_words: Sequence[str] | None = None
+    quotes: bool = True
     all_partitions: bool = False
     tasks: Sequence[str] = ()
     max_samples: int = 100

@@ -46,7 +46,7 @@ def prepare(
     if options.split_per_task is not None:
         schema = schema.replace(split=Split(per_task=options.split_per_task))
     dates = _dates(options, schema)
-    text = text_format(options.delimiter, options.null_words)
+    text = text_format(options.delimiter, options.null_words, options.quotes)
     date_range = dates.get("first", FAR_PAST), dates.get("last", FAR_FUTURE)
     inputs = Inputs.find(
         schema, interactions, tables, text, None if options.all_partitions else date_range

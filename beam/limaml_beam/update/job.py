@@ -127,7 +127,7 @@ class Updater:
             call.
         """
         options = self._plan.options
-        text = text_format(options.delimiter, options.null_words)
+        text = text_format(options.delimiter, options.null_words, options.quotes)
 
         def read(schema: Schema, settings: TaskSettings) -> NewRows:
             inputs = Inputs.find(schema, patterns, sources(options)[2], text)
@@ -138,7 +138,7 @@ class Updater:
     def update_messages(self, messages: Sequence[Message]) -> dict[str, Any]:
         """As `update`, for messages of a topic."""
         options, version = self._plan.options, self._manifest.model_version
-        text = text_format(options.delimiter, options.null_words)
+        text = text_format(options.delimiter, options.null_words, options.quotes)
 
         def read(schema: Schema, settings: TaskSettings) -> NewRows:
             tables = Inputs.tables_of(schema, sources(options)[2], text)

@@ -71,6 +71,25 @@ def test_the_delimiter_and_the_null_words_are_those_that_both_commands_are_given
     assert card["rows"] == 40
 
 
+def test_a_quotation_mark_that_is_not_closed_is_refused_and_read_on_request(tmp_path, capsys):
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(SCHEMA))
+    lines = ["y,t,u,tags,land"]
+    for n in range(40):
+        time = parse_time("2026-01-01") + n * 5 * 3_600_000
+        lines.append(f"{n % 2},{time},u{n % 3},a;b," + ('"27' if n in (5, 30) else "no"))
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    files = ["--schema", f"{tmp_path}/s.yaml", "--interactions", f"{tmp_path}/x.csv"]
+    for command in (["datasets", "prepare"], ["prepare"]):
+        output = ["--output", str(tmp_path / command[0])]
+        assert main([*command, *files, *output]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith(f"limaml: error: cannot read {tmp_path}/x.csv: a quotation mark is")
+        assert main([*command, *files, *output, "--no-quotes"]) == 0
+    card = json.loads((tmp_path / "prepare" / "data_card.json").read_text())
+    assert card["rows"]["read"] == card["rows"]["used"] == 40
+    assert len(pd.read_parquet(tmp_path / "datasets" / "interactions.parquet")) == 40
+
+
 @pytest.mark.parametrize("delimiter", ["", "||", "ü", '"', "\n", "a", "7", "\\q1", "\\x"])
 def test_a_delimiter_that_cannot_be_one_is_refused_by_name(tmp_path, capsys, delimiter):
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")

@@ -96,10 +96,12 @@ def markdown(result: dict[str, Any]) -> str:
             continue
         name = row["name"] if row["served"] else f"{row['name']} (cannot be stored)"
         spread = "" if row["auc_sd"] is None else f" ({row['auc_sd']:.4f})"
-        unadapted = "" if row["auc_unadapted"] is None else f"{row['auc_unadapted']:.4f}"
+        unadapted, gauc = (
+            "" if row[name] is None else f"{row[name]:.4f}" for name in ("auc_unadapted", "gauc")
+        )
         lines.append(
             f"| {name} | {row['auc_mean']:.4f}{spread} | {unadapted} | {gain_text(row)} | "
-            f"{row['log_loss']:.4f} | {row['calibration']:.3f} | {row['gauc']:.4f} | "
+            f"{row['log_loss']:.4f} | {row['calibration']:.3f} | {gauc} | "
             f"{row['ndcg_10']:.4f} | {row['seconds']:.0f} |"
         )
     for note in seed_notes(result):
@@ -158,7 +160,7 @@ def _slices(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         cells = ["" if value is None else f"{value:.4f}" for value in values]
         lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     if any(slice_auc(row, name) is None for row in rows for name in columns):
-        lines += ["", "Empty: fewer than 30 tasks, or labels of one class."]
+        lines += ["", "Empty: fewer than 30 tasks, or fewer than 10 rows of one class."]
     return lines
 
 

@@ -36,8 +36,8 @@ _MEANING = {
     "small": "a small gain is possible, with LiMAML or with cheaper history features",
     "nothing left": "no gain was found beyond what the features already contain: LiMAML will "
     "hardly gain here; `limaml compare` measures it",
-    "cannot tell": "too few validation tasks or rows to rule a gain in or out: lengthen the "
-    "validation period, or train and compare",
+    "cannot tell": "too few validation tasks, rows, positives or histories to rule a gain in or "
+    "out: lengthen the validation period, or train and compare",
 }
 
 

@@ -166,7 +166,8 @@ def warnings_of(results: list[dict[str, Any]]) -> list[str]:
         if form not in ("as served", "un-adapted") or row["algorithm"] == reference["algorithm"]:
             continue
         loss = reference["auc"] - row["auc"]
-        if loss > WORSE:
+        high = row.get("gain_high")
+        if loss > WORSE and (high is None or high < 0):  # not by chance
             texts.append(
                 f"{row['algorithm']} {form} is {loss:.4f} AUC below {reference['algorithm']}"
                 + ("" if form == "as served" else ": members without an embedding get worse scores")

@@ -72,6 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Runs ``limaml export`` and returns the paths of the adapter and the ranker."""
     path = args.run_directory / "limaml.keras"
+    if args.run_directory.is_file():
+        raise LimamlError(f"{args.run_directory} is a file; give its folder, {path.parent.parent}")
     if not path.exists():
         raise LimamlError(f"no model at {path}; run `limaml train` first")
     import_tensorflow()

@@ -20,11 +20,14 @@ from tfrec_limaml.evaluation.metrics import (
     grouped_auc,
     log_loss,
     ndcg,
+    per_task_auc,
 )
 
 Run = Mapping[str, Any]
 Pair = tuple[Run, Run]
 
+#: Least number of rows of each class in a slice: the AUC of fewer means little.
+MIN_CLASS_ROWS = 10
 #: A run whose log loss is this many times that of the mean label has diverged.
 DIVERGED = 2.0
 
@@ -41,9 +44,10 @@ def summarise(runs: Sequence[Run], rows: Rows, reference: str) -> list[dict[str,
         ``auc_mean``, ``auc_sd`` (over seeds; None for one seed), ``auc_unadapted``, ``gain`` over
         the reference's mean AUC with its 95 % interval ``gain_low`` to ``gain_high`` (paired by
         row, clustered by task, including the variance over seeds; None with fewer than 30 tasks),
-        ``log_loss`` and ``calibration`` (rows count by their weights), ``gauc``, ``ndcg_10``,
-        ``slices`` (their AUC is None with fewer than 30 tasks), ``seconds``; ``diverged`` seeds are
-        listed and excluded; ``used_seeds``, if they are not all; a ``note`` gives the reason why a
+        ``log_loss`` and ``calibration`` (rows count by their weights), ``gauc`` (None with fewer
+        than 30 tasks of both classes), ``ndcg_10``, ``slices`` (their AUC is None with fewer than
+        30 tasks, or 10 rows of a class), ``seconds``; ``diverged`` seeds are listed and excluded;
+        ``used_seeds``, if they are not all; a ``note`` gives the reason why a
         run has no scores. Without a common seed there is no ``gain``, and the other columns are of
         the rival's own seeds.
     """
@@ -106,6 +110,8 @@ def _measure(runs: list[Run], rows: Rows) -> dict[str, Any]:
         entry[name] = float(np.mean([measure(rows.label, r["scores"], rows.weight) for r in runs]))
     for name, metric in (("gauc", grouped_auc), ("ndcg_10", ndcg)):
         entry[name] = float(np.mean([metric(rows.task, rows.label, r["scores"]) for r in runs]))
+    if per_task_auc(rows.task, rows.label, runs[0]["scores"])[1] < MIN_TASKS:
+        entry["gauc"] = None
     entry["slices"] = [
         {
             "slice": name,
@@ -118,8 +124,10 @@ def _measure(runs: list[Run], rows: Rows) -> dict[str, Any]:
 
 
 def _slice_auc(runs: list[Run], rows: Rows, mask: Array) -> float | None:
-    """The mean AUC of some rows; None if they are of too few tasks."""
-    if len(np.unique(rows.task[mask])) < MIN_TASKS:
+    """The mean AUC of some rows; None if they are of too few tasks, or too few of one class."""
+    positives = int((rows.label[mask] > 0.5).sum())
+    few = min(positives, int(mask.sum()) - positives) < MIN_CLASS_ROWS
+    if few or len(np.unique(rows.task[mask])) < MIN_TASKS:
         return None
     return float(np.mean([auc(rows.label[mask], r["scores"][mask]) for r in runs]))
 

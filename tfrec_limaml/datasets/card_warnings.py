@@ -75,9 +75,9 @@ def _of_invalid_rows(schema: Schema, frame: pd.DataFrame) -> Iterator[str]:
     for what, mask in invalid.items():
         if mask.mean() > MAX_INVALID:
             yield (
-                f"the {what} in {mask.mean():.0%} of the rows: `limaml prepare` leaves such rows "
-                f"out, and stops if they are more than {MAX_INVALID:.0%} (--max-bad-fraction); "
-                "correct the column or its declaration"
+                f"the {what} in {_percent(mask.mean())} of the rows: `limaml prepare` leaves such "
+                f"rows out, and stops if they are more than {MAX_INVALID:.0%} "
+                "(--max-bad-fraction); correct the column or its declaration"
             )
 
 
@@ -88,7 +88,8 @@ def _of_missing_values(
         if name in frame and name not in (schema.label.name, schema.weight):
             share = frame[name].isna().mean()
             if share > WARN_MISSING:
-                yield f"column {name} has no value that can be used in {share:.0%} of the rows"
+                held = f"no value that can be used in {_percent(share)} of the rows"
+                yield f"column {name} has {held}"
 
 
 def _of_tasks(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> Iterator[str]:
@@ -107,3 +108,8 @@ def _of_tasks(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> I
             f"one task has {sizes.max() / len(frame):.0%} of the rows, so most of what is measured "
             f"is this task's: is {', '.join(keys)} the right key?"
         )
+
+
+def _percent(share: float) -> str:
+    """A share in whole percent, but 100 % of all only."""
+    return f"{share:.0%}" if share == 1 or share < 0.995 else f"{share:.2%}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-_TIME = re.compile(r"time|date|(^|_)ts($|_)|moment|created|(^|_)at$")
+_TIME = re.compile(
+    r"time|date|(^|_)ts($|_)|moment|created|(^|_)at$|epoch|(^|_)unix($|_)|datum|zeit"
+)
 _ID = re.compile(r"((^|[\W_])(?i:(u|uu|gu)?id)|(?<=[a-z])I[dD])$")
 #: Things whose IDs are often named by one word, such as ``itemid``.
 _THING_ID = re.compile(

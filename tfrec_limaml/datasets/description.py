@@ -107,7 +107,11 @@ def _remarks(table: user_files.Table, text: TextFormat) -> list[str]:
     """What to know of the file as it was read."""
     words = text_remarks.missing_words(table.frame, text.null_words)
     unnamed = f"left out: columns without a name in line 1: {table.unnamed}"
-    return [*([words] if words else []), *([unnamed] if table.unnamed else [])]
+    return [
+        *([words] if words else []),
+        *text_remarks.separated_thousands(table.frame),
+        *([unnamed] if table.unnamed else []),
+    ]
 
 
 def _save(schema: Schema, path: str | Path) -> None:

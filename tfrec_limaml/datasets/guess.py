@@ -19,8 +19,8 @@ from tfrec_limaml.datasets.date_split import split_by_quantile
 from tfrec_limaml.datasets.guess_feature import (
     constant_within,
     guess_feature,
-    one_label_remark,
 )
+from tfrec_limaml.datasets.leaks import one_label_remark
 from tfrec_limaml.datasets.text_remarks import whole_floats
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.schema import RESERVED_NAMES, Feature, Label, Schema

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 
-import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
@@ -18,6 +17,7 @@ from tfrec_limaml.datasets.column_shapes import (
     text_separator,
     time_unit,
 )
+from tfrec_limaml.datasets.leaks import leak_remark
 from tfrec_limaml.datasets.unordered_numbers import is_dense, is_unordered
 from tfrec_limaml.schema import arrow_keys
 from tfrec_limaml.schema.schema import DType, Feature, Role
@@ -25,15 +25,8 @@ from tfrec_limaml.wording import counted
 
 _OUTCOME_PARTS = r"click|conver|like|purchase|view|follow|comment|forward|share|hate|stay|dwell|play_time|watch|response|outcome|(^|_)enter(ed)?(_|$)"  # noqa: E501
 _DATE = r"(^|_)date$|^date"
-#: A single feature that ranks the label this well is almost certainly known only afterwards.
-_TOO_GOOD = 0.95
 #: Numbers of distinct values up to which a category is one-hot, and above which it is hashed.
 _ONE_HOT_LIMIT, _VOCABULARY_LIMIT = 50, 20_000
-#: Minimum number of rows per value from which the mean label of a value is not chance.
-_ROWS_PER_VALUE = 20
-#: Least share and number of rows of a value that is frequent, and the probability below which one
-#: label for all of them is not chance.
-_FREQUENT, _FREQUENT_ROWS, _CHANCE = 0.05, 200, 1e-6
 #: Share of distinct values above which a column identifies rows, and minimum number of rows for it.
 _UNIQUE, _ENOUGH_ROWS = 0.95, 100
 
@@ -57,7 +50,7 @@ def guess_feature(
         return _multi_valued(column, mark, role), ""
     numbers, counts = columns.to_float32(series)
     numeric = counts["unparsable"] == 0 and numbers.notna().any() and not _is_code(series)
-    remark = _leak_remark(series, numbers if numeric else None, frame[label])
+    remark = leak_remark(series, numbers if numeric else None, frame[label])
     remark = remark or (_outcome_remark(column) if numeric else "")
     if remark := remark or _time_remark(series, column, numeric, role):
         return None, f"left out: {column} {remark}"
@@ -125,6 +118,8 @@ def _text(series: pd.Series, column: str, role: Role, distinct: int) -> tuple[Fe
         return None, f"left out: {column} {remark}"
     remark = text_remarks.written_numbers(series)
     separator = text_separator(series, distinct)
+    if separator == "," and remark and text_remarks.has_decimal_commas(series):
+        separator = None
     if separator is not None:
         return _multi_valued(column, separator, role), remark
     feature, own_remark = _category(series, column, role, distinct, "string")
@@ -203,77 +198,6 @@ def _multi_valued(column: str, separator: str, role: Role) -> Feature:
         embedding_width=16,
         separator=separator,
     )
-
-
-def _area(values: np.ndarray, positive: np.ndarray) -> float:
-    """AUC of values against a mask, the better of both directions; 0.5 without both classes."""
-    positives, negatives = int(positive.sum()), int((~positive).sum())
-    if not positives or not negatives:
-        return 0.5
-    ranks = pd.Series(values).rank().to_numpy()
-    area = (ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives)
-    return float(max(area, 1 - area))
-
-
-def _ranking(values: pd.Series, label: pd.Series) -> float:
-    """How well a column ranks the label, from 0.5 to 1: an AUC if one of them has two values.
-
-    Otherwise it follows from the rank correlation.
-    """
-    valid = (values.notna() & label.notna()).to_numpy()
-    x, y = values[valid].astype("float64").to_numpy(), label[valid].astype("float64").to_numpy()
-    if len(np.unique(y)) == 2:
-        return _area(x, y == y.max())
-    if len(np.unique(x)) == 2:
-        return _area(y, x == x.max())
-    if len(np.unique(x)) < 2 or len(np.unique(y)) < 2:
-        return 0.5
-    correlation = np.corrcoef(pd.Series(x).rank(), pd.Series(y).rank())[0, 1]
-    return float((1 + abs(correlation)) / 2)
-
-
-def _leak_remark(series: pd.Series, numbers: pd.Series | None, label: pd.Series) -> str:
-    """Why a column gives the label away, or "".
-
-    Text is examined by the mean label of each value if there are few values, and every column by
-    whether it has a value.
-    """
-    target = columns.to_float32(label)[0]
-    if numbers is None and series.nunique() <= len(series) / _ROWS_PER_VALUE:
-        numbers = series.map(target.groupby(series).mean()).astype("float64")
-    rank = 0.5 if numbers is None else _ranking(numbers, target)
-    if rank > _TOO_GOOD:
-        return f"alone ranks {label.name} with AUC {rank:.3f}; is it known only afterwards?"
-    rank = _ranking(series.notna().astype("float64"), target)
-    if rank > _TOO_GOOD:
-        return (
-            f"has a value only with certain values of {label.name} (AUC {rank:.3f}); is it known "
-            "only afterwards?"
-        )
-    return ""
-
-
-def one_label_remark(series: pd.Series, label: pd.Series) -> str:
-    """A remark on a frequent value with which the label has one value only, or "".
-
-    Such a value may be known only afterwards: what was not opened was not clicked. Values of which
-    chance alone explains this are not remarked.
-    """
-    target = columns.to_float32(label)[0]
-    overall = target.value_counts(normalize=True)
-    if is_vector(series) or len(overall) != 2:
-        return ""
-    least = max(_FREQUENT * len(series), _FREQUENT_ROWS)
-    values = series.value_counts(dropna=False)
-    for value in values.index[values >= least]:
-        labels = target[series.isna() if pd.isna(value) else series == value].dropna()
-        if labels.nunique() == 1 and overall[labels.iloc[0]] ** len(labels) < _CHANCE:
-            held = "no value" if pd.isna(value) else f"the value {str(value)[:40]!r}"
-            return (
-                f"{series.name} has {held} in {len(labels):,} rows, and {label.name} is "
-                f"{labels.iloc[0]:g} in all of them; is it known only afterwards?"
-            )
-    return ""
 
 
 def _outcome_remark(column: str) -> str:

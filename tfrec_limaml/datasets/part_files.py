@@ -49,7 +49,8 @@ def find(path: str | Path) -> tuple[list[str], dict[str, Any]]:
 def _check_format(path: str) -> None:
     if table_files.kind_of(path) is None:
         raise SchemaError(
-            f"cannot tell the format of {path}; give a file that ends in one of {list(SUFFIXES)}"
+            f"cannot tell the format of {path}; give files that end in one of {list(SUFFIXES)}, or "
+            "a folder with nothing else"
         )
 
 

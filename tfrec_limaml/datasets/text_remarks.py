@@ -81,6 +81,32 @@ def written_numbers(series: pd.Series) -> str:
     )
 
 
+def has_decimal_commas(series: pd.Series) -> bool:
+    """Whether the values of a text column are numbers, some with a comma before the decimals."""
+    text = _sample(series)
+    numbers = text.str.fullmatch(r"\s*[+-]?\d+(,\d+)?\s*")
+    return bool(len(text) and numbers.mean() > 0.9 and text.str.contains(",").any())
+
+
+def separated_thousands(frame: pd.DataFrame) -> list[str]:
+    """Remarks on columns such as ``9.098`` beside ``347`` in a file with decimal commas.
+
+    They would be read as 9.098 and 347.
+    """
+    texts = {str(name): _sample(frame[name]) for name in frame if is_text(frame[name])}
+    if not any(has_decimal_commas(text) for text in texts.values()):
+        return []
+    remarks = []
+    for name, text in texts.items():
+        has_point = text.str.contains(".", regex=False)
+        if has_point.any() and text.str.fullmatch(r"[+-]?(\d{1,3}|[1-9]\d{0,2}(\.\d{3})+)").all():
+            remarks.append(
+                f"{name} has values such as {_shown(text[has_point].iloc[0])}; if the points "
+                "separate thousands, write the numbers without them"
+            )
+    return remarks
+
+
 def _sample(series: pd.Series) -> pd.Series:
     return series.dropna().head(_SAMPLE).astype(str)
 

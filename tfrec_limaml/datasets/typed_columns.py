@@ -15,6 +15,8 @@ from tfrec_limaml.wording import counted
 Invalid = dict[str, dict[str, int]]
 #: Share of implausible times above which a file is refused, as in ``limaml prepare``.
 MAX_IMPLAUSIBLE = 0.5
+#: The end of the error of a binary label with other numbers.
+_OTHER_NUMBERS = "; a binary label is 0 or 1, other numbers need `kind: regression`"
 #: Kind of times that have no offset from UTC, unlike others of their column.
 WITHOUT_OFFSET = "without_offset"
 
@@ -41,11 +43,14 @@ def timestamp_column(series: pd.Series, schema: Schema, invalid: Invalid) -> pd.
         "set `timestamp_unit` to s, ms, us, ns or iso, as the column holds; convert other forms, "
         "such as 31/12/2024, to ISO 8601",
     )
-    count = int(implausible(values.dropna().to_numpy("int64")).sum())
-    if count > MAX_IMPLAUSIBLE * len(values):
+    known = values.dropna()
+    odd = known[implausible(known.to_numpy("int64"))]
+    if len(odd) > MAX_IMPLAUSIBLE * len(values):
         raise SchemaError(
-            f"column {schema.timestamp!r}: {count} of its {len(values)} times are before 1980 or "
-            f"after 2099: is `timestamp_unit: {schema.timestamp_unit}` right?"
+            f"column {schema.timestamp!r}: {len(odd)} of its {len(values)} times are before 1980 "
+            f"or after 2099, such as {series[odd.index[0]]!s:.40}: is `timestamp_unit: "
+            f"{schema.timestamp_unit}` right? Convert other forms, such as 20241231235959, to "
+            "ISO 8601 text"
         )
     with_offset, without = offsets(columns.arrow(series), schema.timestamp_unit)
     if with_offset and without:
@@ -86,6 +91,7 @@ def label_column(frame: pd.DataFrame, schema: Schema, invalid: Invalid) -> pd.Se
             f"label {label.name!r} has one value only ({valid.iloc[0]:g} in "
             f"{counted(len(valid), 'row')})"
             f"{_others(raw[values.isna() | outside])}: there is nothing to learn"
+            + (_OTHER_NUMBERS if outside.any() and label.kind == "binary" else "")
         )
     return values
 
@@ -167,7 +173,11 @@ def _feature_column(series: pd.Series, feature: Feature, invalid: Invalid) -> pd
         else f"of the declared dtype {feature.dtype}"
     )
     columns.require_some(
-        values, series, feature.name, expected, "declare the dtype (and encoding) that it has"
+        values,
+        series,
+        feature.name,
+        expected,
+        "write numbers with a decimal point, or declare the dtype (and encoding) that it has",
     )
     _count_invalid(feature.name, counts, invalid, feature.on_invalid)
     return values

@@ -59,7 +59,7 @@ def slices(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def slice_auc(row: Mapping[str, Any], name: str) -> float | None:
-    """A rival's AUC in one slice; None if the slice has one class only, or too few tasks."""
+    """A rival's AUC in one slice; None if the slice has too few tasks, or rows of a class."""
     (auc,) = (s["auc"] for s in row["slices"] if s["slice"] == name)
     return None if auc is None or auc != auc else float(auc)
 
@@ -138,5 +138,8 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         "" if row["auc_sd"] is None else f"{row['auc_sd']:.4f}",
         "" if unadapted is None else f"{unadapted:.4f}",
         gain_text(row, " to "),
-        *(f"{row[name]:.4f}" for name in ("log_loss", "calibration", "gauc", "ndcg_10")),
+        *(
+            "" if row[name] is None else f"{row[name]:.4f}"
+            for name in ("log_loss", "calibration", "gauc", "ndcg_10")
+        ),
     ]

@@ -268,6 +268,10 @@ class Schema:
         path = Path(path)
         if not path.is_file() and not path.parent.is_dir():
             raise SchemaError(f"no folder {path.parent}: check the path, received {path}")
+        if not path.is_file() and (path.parent.parent / path.name).is_file():
+            raise SchemaError(
+                f"no schema file at {path}, but in the folder above: give {path.parent.parent}"
+            )
         if not path.is_file():
             raise SchemaError(
                 f"no schema file at {path}; write one, or generate one with `limaml datasets "

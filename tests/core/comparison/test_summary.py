@@ -49,6 +49,30 @@ def test_a_seed_that_diverged_is_reported_and_left_out_of_the_mean():
     assert entry["auc_sd"] == pytest.approx(np.std(aucs, ddof=1))
 
 
+@pytest.mark.parametrize(("positives", "shown"), [(9, False), (10, True)])
+def test_a_slice_with_few_rows_of_one_class_has_no_auc(positives, shown):
+    rows = _rows(tasks=400)
+    rows = dataclasses.replace(rows, history=np.arange(400) // 200 * 30)
+    rows.label[:200] = np.arange(200) < positives
+    (entry,) = summarise([_run("vanilla", 1, np.full(400, 0.4))], rows, "vanilla")
+    few, many = entry["slices"]
+    assert (few["auc"] is not None) == shown
+    assert many["auc"] is not None
+    result = {"rows": 400, "tasks": 400, "seeds": [1], "reference": "vanilla", "results": [entry]}
+    assert ("fewer than 10 rows of one class" in markdown(result)) != shown
+
+
+@pytest.mark.parametrize(("tasks", "shown"), [(29, False), (30, True)])
+def test_the_auc_within_few_tasks_is_not_shown(tasks, shown):
+    rows = _rows(tasks=tasks)
+    rows.label[:] = np.arange(400) // tasks % 2
+    (entry,) = summarise([_run("vanilla", 1, np.full(400, 0.4))], rows, "vanilla")
+    assert (entry["gauc"] is not None) == shown
+    result = {"rows": 400, "tasks": 400, "seeds": [1], "reference": "vanilla", "results": [entry]}
+    line = next(line for line in markdown(result).splitlines() if line.startswith("| vanilla"))
+    assert (line.split("|")[7].strip() == "") != shown
+
+
 def test_one_seed_has_no_standard_deviation():
     rows = _rows()
     scores = np.clip(0.4 + 0.2 * rows.label, 0.01, 0.99)

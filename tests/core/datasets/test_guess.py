@@ -96,6 +96,43 @@ def test_columns_that_give_the_label_away_are_left_out_whatever_they_hold(log, d
     assert {"good", "doubled"} <= {r.split()[2] for r in remarks if "alone ranks Stars" in r}
 
 
+def test_a_value_that_only_some_positives_have_is_remarked_if_positives_are_rare(log, describe):
+    clicked = (np.arange(N) % 20 == 0).astype(int)
+    some = np.arange(N) % 40 == 0  # half of the positives
+    leak = log.assign(
+        clicked=clicked,
+        refund=np.where(some, 5 + log.price, np.nan),
+        refund_code=np.where(some, "r1", "none"),
+        place=np.arange(N) % 9,
+    )
+    _, remarks = describe(leak, timestamp="when", task="who")
+    rows = f"in {N // 40} rows, and clicked is 1 in all of them; is it known only afterwards?"
+    assert f"refund has a value {rows}" in remarks
+    assert f"refund_code has the value 'r1' {rows}" in remarks
+    assert len([remark for remark in remarks if "in all of them" in remark]) == 2
+
+
+def test_decimal_commas_are_no_separators_of_values(log, describe):
+    written = log.price.map(lambda p: f"{100 * p:.1f}".replace(".", ","))
+    schema, remarks = describe(log.assign(price=written), timestamp="when", task="who")
+    assert any(remark.startswith("price is read as text") for remark in remarks)
+    assert "separator" not in schema
+    tags = [f"{n % 7},{n % 11},{n % 13}" for n in range(N)]
+    schema, _ = describe(log.assign(price=tags), timestamp="when", task="who")
+    assert "separator: ','" in schema
+
+
+def test_points_that_may_separate_thousands_are_remarked_beside_decimal_commas(log, describe):
+    views = pd.Series([f"{n // 1000}.{n % 1000:03}" if n > 999 else str(n) for n in range(N)])
+    whole = log.assign(views=views.sample(frac=1, random_state=0).to_numpy())
+    said = "if the points separate thousands, write the numbers without them"
+    _, remarks = describe(whole, timestamp="when", task="who")
+    assert not any(said in remark for remark in remarks), "the points may be decimal points"
+    comma = whole.assign(discount=[f"0,{n % 10}" for n in range(N)])
+    _, remarks = describe(comma, timestamp="when", task="who")
+    assert [r.split()[0] for r in remarks if said in r] == ["views"]
+
+
 def test_a_frequent_value_with_one_label_only_is_remarked(log, describe):
     rare = np.arange(N) % 5 == 0
     clicked = np.where(rare, log.clicked, 0)

@@ -21,6 +21,10 @@ def test_a_model_that_is_worse_than_what_it_replaces_is_warned_of():
         "limaml as served is 0.0200",
         "limaml as served is 0.0070",
     ]
+    chance = [row("vanilla", 0.7), row("limaml", 0.69, gain_low=-0.02, gain_high=0.001)]
+    assert warnings_of(chance) == []
+    sure = [row("vanilla", 0.7), row("limaml", 0.69, gain_low=-0.02, gain_high=-0.001)]
+    assert len(warnings_of(sure)) == 1
 
 
 @pytest.mark.usefixtures("no_graphs")

@@ -115,6 +115,13 @@ def test_a_missing_manifest_is_told_by_path(tmp_path):
         Manifest.read(tmp_path)
 
 
+def test_the_file_of_a_model_in_place_of_its_folder_is_told_with_the_folder(tmp_path, capsys):
+    (tmp_path / "limaml.keras").touch()
+    arguments = ["export", f"{tmp_path}/limaml.keras", "--output", f"{tmp_path}/out"]
+    assert main(arguments) == 2
+    assert f"limaml.keras is a file; give its folder, {tmp_path}\n" in capsys.readouterr().err
+
+
 def test_the_manifest_has_the_metrics_of_this_model_and_their_split(tmp_path):
     model, evaluation = tmp_path / "limaml.keras", tmp_path / "evaluation.json"
     model.touch()

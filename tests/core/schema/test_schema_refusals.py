@@ -227,6 +227,10 @@ def test_a_schema_file_that_is_no_text_is_named(tmp_path):
 def test_missing_and_malformed_files_are_named(tmp_path):
     with pytest.raises(SchemaError, match=r"no schema file at .*absent\.yaml"):
         Schema.load(tmp_path / "absent.yaml")
+    (tmp_path / "schema.yaml").write_text(GOOD)
+    (tmp_path / "member").mkdir()
+    with pytest.raises(SchemaError, match=rf"in the folder above: give {tmp_path}$"):
+        Schema.load(tmp_path / "member" / "schema.yaml")
     for text, said in (
         ("a: [", "broken.yaml is not valid YAML"),
         ("- a", "broken.yaml holds list, expected a mapping"),

@@ -38,6 +38,9 @@ is running, the store does not answer, or nothing can be read. Then repeat the c
 #: A window that ends at a given time has no clock that could differ.
 IGNORED = (Rule(("--clock-skew-seconds",), not_with=("--window-end",)),)
 
+#: Kinds of counts in the report of a run, and their names in the result of an update.
+_VALUES = {"filled": "filled", "unreadable": "unreadable", "unknown_key": "unknown_keys"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml update``."""
@@ -112,6 +115,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         rows = result["rows"]
         counts = {f"rows_{state}": rows[state] for state in ("read", "used")}
         counts |= {f"skipped:{reason}": number for reason, number in rows["skipped"].items()}
+        for kind, in_result in _VALUES.items():
+            counts |= {f"{kind}:{name}": number for name, number in result[in_result].items()}
         report |= {**result, "counts": counts}
     return result
 
@@ -152,6 +157,7 @@ def render(report: dict[str, Any]) -> str:
         lines.append(
             f"from interaction to store: median {duration(lag['p50'])}, 99 % {duration(lag['p99'])}"
         )
+    lines += [f"  check: {text}" for text in report["warnings"]]
     return "\n".join(lines)
 
 

@@ -70,7 +70,8 @@ def write(path: str, report: Mapping[str, Any], ended: float) -> None:
     Args:
         path: The file; the times of the last success and of the last refused run are kept from the
             existing file. A run that was refused because another one held the folder changes only
-            its own time, if the file has metrics of other runs.
+            its own time, and nothing if the file has no metrics of other runs: they would say that
+            the last run failed.
         report: As `outcome.reported` writes it.
         ended: When the run ended, seconds since the epoch.
 
@@ -82,8 +83,9 @@ def write(path: str, report: Mapping[str, Any], ended: float) -> None:
     times = {name: _value(families, command, name) for name in (LAST_SUCCESS, LAST_LOCKED)}
     metrics = _Metrics(command)
     if report["stage"] == LOCK:
+        if _value(families, command, SUCCESS) is None:
+            return
         times[LAST_LOCKED] = ended
-    if report["stage"] == LOCK and _value(families, command, SUCCESS) is not None:
         metrics.keep(families, without=times)
     else:
         if report["outcome"] == "done":

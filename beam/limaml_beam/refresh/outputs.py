@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,8 @@ def check_work(outputs: Path, store: EmbeddingStore, version: int) -> list[str]:
         version: The model version of this run.
 
     Returns:
-        Warnings: the work folder is another model version's, or the store lost its generations.
+        Warnings: the work folder is another model version's, or the store lost its generations, or
+        the newest one that was published from here.
     """
     versions = {}
     for folder in sorted(outputs.glob("*"), reverse=True):
@@ -154,13 +156,34 @@ def check_work(outputs: Path, store: EmbeddingStore, version: int) -> list[str]:
             "model version and store: give each version that you refresh its own --work"
         )
     own = [name for name, of_output in versions.items() if of_output == version]
-    if own and all(generation.state == "lost" for generation in store.generations(version)):
+    generations = store.generations(version)
+    if own and all(generation.state == "lost" for generation in generations):
         warnings.append(
             f"this work folder has published {own[0]}, and the store holds no generation of model "
             f"version {version}: if it is not a new store, it lost its data and the tombstones of "
             "erasures with them: repeat the erasures (`limaml erase`)"
         )
+    elif own:
+        warnings += _gone_back(
+            own[0], [g.identifier for g in generations], current_name(store, version)
+        )
     return warnings
+
+
+def _gone_back(published: str, listed: Sequence[str], current: str) -> list[str]:
+    """A warning if a store lists older generations, but not the newest one published here.
+
+    A rollback with a `prune` after it leads to the same list, so the text names both causes.
+    """
+    if published in listed or published < min(listed):
+        return []
+    return [
+        f"this work folder has published {published}, which the store does not list; it lists "
+        f"older ones, and {current or 'none'} is current. If {published} was not removed on "
+        "purpose (`limaml store prune` after a rollback), the store has gone back to an earlier "
+        "state (a restored copy, a failover), without the erasures made since: repeat these "
+        "(`limaml erase`, see docs/erasure.md)"
+    ]
 
 
 def check_reference(
@@ -219,12 +242,16 @@ def published_report(outputs: Path, store: EmbeddingStore) -> dict[str, Any] | N
 def clear(work: Path, published: dict[str, Any] | None, store: EmbeddingStore) -> None:
     """Removes outputs that are neither published nor a target of a rollback.
 
-    These are outputs of killed runs, refused and outdated ones.
+    These are outputs of killed runs, refused and outdated ones. The newest published one stays
+    until the next is published, also if the store lists it no longer: `check_work` warns until
+    then.
     """
     names = {generation.identifier for generation in store.generations()}
     if published is not None:
         names.add(published["generation"])
-    for folder in (work / "embeddings").glob("*"):
+    outputs = list((work / "embeddings").glob("*"))
+    names.add(max((o.name for o in outputs if (o / _PUBLISHED_MARK).exists()), default=""))
+    for folder in outputs:
         if folder.name not in names:
             shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(next_tasks(work), ignore_errors=True)

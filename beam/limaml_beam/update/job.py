@@ -169,7 +169,7 @@ class Updater:
         new_rows.letters += result.letters
         write_letters(self._settings.work, new_rows.letters)
         return {
-            "rows": {"read": new_rows.read, "used": new_rows.used, "skipped": new_rows.skipped},
+            **new_rows.report(schema),
             "tasks": sum(map(len, records)),
             "left_window": new_rows.due,
             "upserted": upserted.applied,
@@ -257,7 +257,7 @@ class Updater:
             nightly = KeptRows(self._tasks / definition, settings.shards).read(affected)
             updated = state.read(affected, nightly[0].schema if nightly else None, prefix)
             old_rows = without_erased_others([*nightly, *updated], schema, settings, definition)
-            merged_rows, duplicates = merge_rows(old_rows, table, settings, due_keys)
+            merged_rows, duplicates = merge_rows(old_rows, table, schema, settings, due_keys)
             if merged_rows is not None:
                 rows[definition] = merged_rows
             if definition == settings.definitions[0]:  # a duplicate is one in both

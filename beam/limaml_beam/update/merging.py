@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from limaml_beam.build_tasks.grouping import latest
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.writing import encoded, encoder, spans
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import ORDER, TASK, TIME
+from limaml_beam.rows.columnar import LABEL, ORDER, TASK, TIME, WEIGHT
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.store.erasure import Tombstones
@@ -21,6 +23,7 @@ from tfrec_limaml.tasks.folder import RECENT
 def merge_rows(
     old: Sequence[pa.RecordBatch],
     new: pa.Table | None,
+    schema: Schema,
     settings: TaskSettings,
     due: Sequence[str] = (),
 ) -> tuple[pa.Table | None, int]:
@@ -37,7 +40,7 @@ def merge_rows(
         new = old_table.slice(0, 0)
     table = new if old_table is None else _concatenate(old_table, new)
     tasks, keys = columnar.codes_of(table[TASK])
-    times, order = columnar.to_numpy(table[TIME]), columnar.to_numpy(table[ORDER])
+    times, order = columnar.to_numpy(table[TIME]), _contents(table, schema)
     is_new = np.arange(table.num_rows) >= (0 if old_table is None else old_table.num_rows)
     ranking = np.lexsort((is_new, times, order, tasks))
     repeat = np.zeros(len(ranking), np.bool_)
@@ -54,6 +57,30 @@ def merge_rows(
     duplicates = int(is_new[ranking[repeat]].sum())
     unique = unique[np.isin(tasks[unique], affected)]
     return latest(table.take(pa.array(unique)), settings), duplicates
+
+
+def _contents(table: pa.Table, schema: Schema) -> npt.NDArray[Any]:
+    """A hash of each row's content ``[n]``.
+
+    A row that lacks a passthrough value, as messages may, has the hash of a row that lacks none and
+    is equal to it in everything else: they are one interaction.
+    """
+    order = columnar.to_numpy(table[ORDER])
+    lacks = np.zeros(len(order), np.bool_)
+    for name in schema.carry:
+        lacks |= np.isnan(columnar.to_numpy(table[name]))
+    if lacks.all() or not lacks.any():
+        return order
+    names = [feature.name for feature in schema.features if feature.table is None]
+    names += [TIME, LABEL] if schema.weight is None else [TIME, LABEL, WEIGHT]
+    keys = (TASK, columnar.key_column(""))  # also the row's tasks under other definitions
+    names += [name for name in table.column_names if name.startswith(keys)]
+    others = columnar.mix_hashes([columnar.stable_hash(table[name]) for name in names])
+    whole = dict(zip(others[~lacks].tolist(), order[~lacks].tolist(), strict=True))
+    contents = order.copy()
+    pairs = zip(others[lacks].tolist(), order[lacks].tolist(), strict=True)
+    contents[lacks] = [whole.get(of_others, own) for of_others, own in pairs]
+    return contents
 
 
 def _concatenate(before: pa.Table, new: pa.Table) -> pa.Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -48,22 +48,26 @@ class Poison:
 
 
 def decode(
-    messages: Sequence[Message], columns: Sequence[str], version: int
+    messages: Sequence[Message],
+    columns: Sequence[str],
+    version: int,
+    optional: Collection[str] = (),
 ) -> tuple[pa.Table | None, list[Poison]]:
     """The interactions of some messages, raw, and the messages that hold none.
 
     Args:
         messages: The messages.
-        columns: Names that every object must have; its other names are not read.
+        columns: Names that are read; an object's other names are not.
         version: Model version of the updater.
+        optional: Those of `columns` that an object may lack: its value is then null.
 
     Returns:
         A table of `columns`, or None without rows; and the other messages with their reasons.
     """
     rows, poison = [], []
-    is_column = VERSION_FIELD in columns
+    required, is_column = set(columns).difference(optional), VERSION_FIELD in columns
     for message in messages:
-        decoded = _object(message, columns)
+        decoded = _object(message, required)
         if isinstance(decoded, Poison):
             poison.append(decoded)
             continue
@@ -75,17 +79,17 @@ def decode(
             rows.append(decoded)
     if not rows:
         return None, poison
-    return pa.table({name: _column([row[name] for row in rows]) for name in columns}), poison
+    return pa.table({name: _column([row.get(name) for row in rows]) for name in columns}), poison
 
 
-def _object(message: Message, columns: Sequence[str]) -> dict[str, Any] | Poison:
+def _object(message: Message, required: set[str]) -> dict[str, Any] | Poison:
     try:
         decoded = json.loads(message.value or b"")
     except (ValueError, RecursionError) as error:
         return Poison(UNDECODABLE, f"not JSON: {error}", message)
     if not isinstance(decoded, dict):
         return Poison(UNDECODABLE, f"a JSON {type(decoded).__name__}, not an object", message)
-    missing = sorted(set(columns) - set(decoded))
+    missing = sorted(required - set(decoded))
     if missing:
         return Poison("unknown_schema", f"lacks {missing}", message)
     return decoded

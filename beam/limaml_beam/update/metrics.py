@@ -27,11 +27,16 @@ class StreamMetrics:
         self._rows = self._counter("rows", "Rows of the interactions.", "state")
         self._tasks = self._counter("tasks", "Tasks adapted.")
         self._upserted = self._counter("embeddings", "Embeddings upserted.")
+        self._filled = self._counter("values_filled", "Values of features that were filled.")
+        self._unreadable = self._counter("values_unreadable", "Filled values that are not valid.")
+        self._unknown = self._counter("unknown_keys", "Keys that a feature table lacks.")
         self._letters = self._counter("dead_letters", "Rows, files and messages refused.")
         self._waits = self._counter("waits", "Attempts after which the stream waited.")
         self._broker_errors = self._counter("broker_errors", "Errors of the broker, as reported.")
         self._waiting = self._gauge("waiting", "1 while it waits for the store or another run.")
-        self._last = self._gauge("last_update_timestamp_seconds", "End of the last update.")
+        self._last = self._gauge(
+            "last_update_timestamp_seconds", "End of the last update that used a new row."
+        )
         self._lag = self._gauge(
             "lag_seconds", "Seconds from interaction to store in the last update.", "quantile"
         )
@@ -64,7 +69,11 @@ class StreamMetrics:
         self._tasks.inc(report["tasks"])
         self._upserted.inc(report["upserted"])
         self._letters.inc(report["dead_letters"])
-        self._last.set(time.time())
+        self._filled.inc(sum(report["filled"].values()))
+        self._unreadable.inc(sum(report["unreadable"].values()))
+        self._unknown.inc(sum(report["unknown_keys"].values()))
+        if rows["used"]:  # others do not show that interactions arrive
+            self._last.set(time.time())
         for name, seconds in (report["lag_seconds"] or {}).items():
             self._lag.labels(QUANTILES[name]).set(seconds)
 

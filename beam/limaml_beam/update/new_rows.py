@@ -9,6 +9,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +18,22 @@ from limaml_beam.build_tasks.grouping import keyed
 from limaml_beam.build_tasks.history import DIRECTORY
 from limaml_beam.build_tasks.inputs import Inputs
 from limaml_beam.build_tasks.kept_rows import decode_dictionaries
-from limaml_beam.build_tasks.row_checks import OUTSIDE, interaction_columns, validate
+from limaml_beam.build_tasks.quality import counts_under
+from limaml_beam.build_tasks.row_checks import (
+    FILLED,
+    OUTSIDE,
+    UNKNOWN_KEY,
+    interaction_columns,
+    validate,
+)
+from limaml_beam.build_tasks.row_checks import UNREADABLE as UNREADABLE_VALUE
 from limaml_beam.build_tasks.settings import TaskSettings
-from limaml_beam.build_tasks.validation import dead_letters, malformed
+from limaml_beam.build_tasks.unreadable import add_unreadable, unreadable_values
+from limaml_beam.build_tasks.validation import UNREADABLE_VALUES, dead_letters, malformed
 from limaml_beam.io.read_errors import MissingColumnsError, SourceError
 from limaml_beam.io.sources import Source, parts_of_file, read_part
+from limaml_beam.refresh import unreadable_days
+from limaml_beam.rows import columnar
 from limaml_beam.rows.feature_tables import Tables, join, load_tables
 from limaml_beam.update.messages import Message, decode
 from limaml_beam.update.online_history import add_history
@@ -43,6 +55,8 @@ class NewRows:
         letters: Dead letters, JSON lines.
         unread: Files that could not be read.
         due: Tasks that lost rows which left the window.
+        counts: Of the rows read, by name; see `validate`.
+        unreadable: Descriptions of unreadable values, from `unreadable_values`.
     """
 
     tables: dict[str, pa.Table] = dataclasses.field(default_factory=dict)
@@ -51,6 +65,8 @@ class NewRows:
     letters: list[str] = dataclasses.field(default_factory=list)
     unread: int = 0
     due: int = 0
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    unreadable: list[dict[str, dict[str, Any]]] = dataclasses.field(default_factory=list)
 
     @property
     def used(self) -> int:
@@ -61,6 +77,22 @@ class NewRows:
         """Counts rows that are left out."""
         if count:
             self.skipped[reason] = self.skipped.get(reason, 0) + count
+
+    def report(self, schema: Schema) -> dict[str, Any]:
+        """What an update says of its rows.
+
+        Returns:
+            ``rows``; ``filled``, ``unreadable`` and ``unknown_keys``, which are counts of the rows
+            read, by feature and by table; and ``warnings`` about unreadable values.
+        """
+        described = {UNREADABLE_VALUES: add_unreadable(self.unreadable)}
+        return {
+            "rows": {"read": self.read, "used": self.used, "skipped": self.skipped},
+            "filled": counts_under(self.counts, FILLED),
+            "unreadable": counts_under(self.counts, UNREADABLE_VALUE),
+            "unknown_keys": counts_under(self.counts, UNKNOWN_KEY),
+            "warnings": unreadable_days.warnings(described, schema),
+        }
 
 
 def read_new(inputs: Inputs, schema: Schema, settings: TaskSettings, tasks: Path) -> NewRows:
@@ -110,7 +142,7 @@ def read_messages(
     """Decodes new interactions.
 
     Args:
-        messages: The messages.
+        messages: The messages; they may lack passthrough columns.
         sources: Files of the feature tables.
         schema: The columns.
         settings: As in `read_new`.
@@ -119,7 +151,8 @@ def read_messages(
     """
     tables = load_tables(schema, sources)
     columns = interaction_columns(schema, settings.definitions)
-    raw, poison = decode(messages, columns, version)
+    needed = interaction_columns(dataclasses.replace(schema, carry=()), settings.definitions)
+    raw, poison = decode(messages, columns, version, set(columns).difference(needed))
     new_rows = NewRows(read=len(messages))
     for bad_message in poison:
         new_rows.skip(bad_message.reason)
@@ -141,14 +174,17 @@ def _validated(
     raw: pa.Table,
     new_rows: NewRows,
 ) -> pa.Table:
-    block, reasons, _ = validate(schema, settings, tables, raw)
+    block, reasons, counts = validate(schema, settings, tables, raw)
+    new_rows.counts = columnar.sum_counts([new_rows.counts, counts])
+    if names := list(counts_under(counts, UNREADABLE_VALUE)):
+        new_rows.unreadable.append(unreadable_values(schema, raw, reasons == "", names))
     outside = reasons == OUTSIDE
     if outside.any():
         times, _ = as_milliseconds(raw[schema.timestamp], schema.timestamp_unit)
         reasons[outside & (times >= settings.last)] = FUTURE
-    names, counts = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
-    for name, count in zip(names.tolist(), counts.tolist(), strict=True):
-        new_rows.skip(name, count)
+    distinct, numbers = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
+    for name, number in zip(distinct.tolist(), numbers.tolist(), strict=True):
+        new_rows.skip(name, number)
     new_rows.letters += dead_letters(source, raw, reasons)
     return block
 

@@ -43,6 +43,12 @@ from tfrec_limaml.schema.task_keys import task_key
 from tfrec_limaml.store import EmbeddingStore, open_store
 
 _LOG = logging.getLogger(__name__)
+#: Counters of the pipeline, and the counts of a report that each adds up.
+_VALUES = {
+    "values_filled": "filled",
+    "values_unreadable": "unreadable",
+    "unknown_keys": "unknown_keys",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -229,6 +235,8 @@ class UpdateStore(beam.DoFn):
         report = self._updater.run(update)
         for name in ("tasks", "upserted", "dead_letters"):
             Metrics.counter("stream", name).inc(report[name])
+        for name, of_report in _VALUES.items():
+            Metrics.counter("stream", name).inc(sum(report[of_report].values()))
         self._report(report)
         expire.set(time.time() + self._seconds)
 

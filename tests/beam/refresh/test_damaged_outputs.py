@@ -139,6 +139,80 @@ def test_a_store_that_lost_what_was_published_to_it_is_a_warning_about_its_tombs
     assert result()["warnings"] == []
 
 
+@pytest.fixture
+def published_twice(raw, arguments, result, tmp_path):
+    """The two generations of a store, of which ``older`` is a copy without the second."""
+    assert main(["refresh", raw(1), *arguments]) == 0
+    first = result()["published"]
+    shutil.copytree(tmp_path / "store", tmp_path / "older")
+    assert main(["refresh", raw(1), *arguments]) == 0
+    assert result()["warnings"] == []
+    return first, result()["published"]
+
+
+def go_back(tmp_path):
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "older").rename(tmp_path / "store")
+
+
+def test_a_store_that_has_gone_back_is_a_warning_about_the_erasures_made_since(
+    raw, arguments, result, tmp_path, capsys, published_twice
+):
+    first, second = published_twice
+    assert main(["erase", "u3", "--store", f"lmdb:{tmp_path}/store"]) == 0
+    go_back(tmp_path)
+    assert main(["refresh", raw(1), *arguments]) == 0
+    (warning,) = result()["warnings"]
+    assert f"has published {second}, which the store does not list; it lists older" in warning
+    assert f"ones, and {first} is current. If {second} was not removed on purpose" in warning
+    assert "gone back to an earlier state (a restored copy, a failover), without the" in warning
+    assert "erasures made since: repeat these (`limaml erase`, see docs/erasure.md)" in warning
+    assert f"check: {warning}" in capsys.readouterr().out
+    assert main(["refresh", raw(1), *arguments]) == 0
+    assert result()["warnings"] == []
+
+
+def test_a_refused_refresh_does_not_use_up_the_warning_that_the_store_has_gone_back(
+    raw, arguments, result, tmp_path, published_twice
+):
+    go_back(tmp_path)
+    assert main(["refresh", raw(1, members=20), *arguments]) == 2
+    assert main(["refresh", raw(1), *arguments]) == 0
+    (warning,) = result()["warnings"]
+    assert f"has published {published_twice[1]}, which the store does not list" in warning
+
+
+def test_a_rollback_is_no_sign_of_a_store_that_has_gone_back(
+    raw, arguments, result, store, published_twice
+):
+    store.rollback(7)
+    assert main(["refresh", raw(1), *arguments]) == 0
+    assert result()["warnings"] == []
+
+
+def test_a_generation_that_was_pruned_after_a_rollback_may_be_the_reason_of_the_warning(
+    raw, arguments, result, store, published_twice
+):
+    store.rollback(7)
+    assert store.prune(7, grace_seconds=0.0) == [published_twice[1]]
+    assert main(["refresh", raw(1), *arguments]) == 0
+    (warning,) = result()["warnings"]
+    assert "on purpose (`limaml store prune` after a rollback), the store has gone back" in warning
+
+
+def test_generations_that_another_command_published_do_not_look_like_an_older_store(
+    raw, arguments, result, store, published_twice
+):
+    for identifier in ("99991231T000000Z", "99991231T000001Z"):
+        with store.new_generation(7, 3, identifier) as writer:
+            writer.put(["u1"], np.zeros((1, 3), np.float32))
+            writer.publish(1)
+    assert set(store.prune(7, grace_seconds=0.0)) == set(published_twice)
+    assert main(["refresh", raw(1), *arguments]) == 0
+    (warning,) = result()["warnings"]
+    assert "nothing was compared with the current generation 99991231T000001Z" in warning
+
+
 def test_another_model_version_in_the_same_work_folder_is_a_warning(
     raw, arguments, result, tmp_path, export
 ):

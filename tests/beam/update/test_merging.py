@@ -36,7 +36,7 @@ def test_records_are_byte_for_byte_those_of_one_run_over_all_rows(
     new = read_new(inputs, schema, settings, tmp_path / "tasks")
     keys = columnar.codes_of(new.tables[definition][TASK])[1].to_pylist()
     base = KeptRows(tmp_path / "tasks" / definition, settings.shards).read(keys)
-    rows, duplicates = merge_rows(base, new.tables[definition], settings)
+    rows, duplicates = merge_rows(base, new.tables[definition], schema, settings)
     made, records = recent_records(rows, schema, settings, definition)
     assert 0 < duplicates <= 50
     expected = {
@@ -60,5 +60,6 @@ def test_the_kept_rows_of_every_task_make_its_record(tmp_path, shop_schema, shop
     keys = [task_key_of(record).decode() for record in expected]
     batches = KeptRows(folder, 3).read([*keys, "nobody"])
     assert len(batches) == len(keys) > 20
-    rows, _ = merge_rows([], columnar.pa.Table.from_batches(batches), settings)
+    table = columnar.pa.Table.from_batches(batches)
+    rows, _ = merge_rows([], table, shop_schema, settings)
     assert set(recent_records(rows, shop_schema, settings, "member_kind")[1]) == expected

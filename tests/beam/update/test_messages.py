@@ -9,12 +9,12 @@ from limaml_beam.update.messages import Message, decode
 from tfrec_limaml.errors import LimamlError
 
 
-def read(*rows, columns=("a",)):
+def read(*rows, columns=("a",), optional=()):
     messages = [
         Message(f"t/0/{n}", row if isinstance(row, bytes) else json.dumps(row).encode())
         for n, row in enumerate(rows)
     ]
-    return decode(messages, columns, 7)
+    return decode(messages, columns, 7, optional)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,13 @@ def test_a_message_without_an_interaction_has_a_reason_and_its_place(row, reason
     assert table["a"].to_pylist() == [1, 2]
     letter = json.loads(poison.letter())
     assert (letter["reason"], letter["file"]) == (reason, "t/0/1")
+
+
+def test_a_message_may_lack_an_optional_column_alone():
+    rows = [{"a": 1, "b": 0.5}, {"a": 2}, {"b": 0.5}]
+    table, (poison,) = read(*rows, columns=("a", "b"), optional=("b",))
+    assert table.to_pydict() == {"a": [1, 2], "b": [0.5, None]}
+    assert (poison.reason, poison.detail) == ("unknown_schema", "lacks ['a']")
 
 
 def test_nothing_but_poison_is_no_table():

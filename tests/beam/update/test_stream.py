@@ -234,6 +234,7 @@ def test_a_later_update_adapts_whoever_lost_rows_as_well(arriving):
 
 def test_the_pipeline_looks_again_and_again_for_members_who_lost_rows(arriving, monkeypatch):
     looks, batches, counted = [], [], dict.fromkeys(("tasks", "upserted", "dead_letters"), 0)
+    counted |= {name: {} for name in ("filled", "unreadable", "unknown_keys")}
     monkeypatch.setattr(pipeline.time, "time", lambda: 10.0 * len(looks))  # as the test stream's
     patch = functools.partial(monkeypatch.setattr, pipeline.PatientUpdater)
     patch("run_idle", lambda self: looks.append(len(batches)))

@@ -17,6 +17,7 @@ from tfrec_limaml.store import open_store
 REPORT = {
     "rows": {"read": 5, "used": 3, "skipped": {"label": 2}},
     **{"tasks": 2, "left_window": 0, "upserted": 2, "dead_letters": 2, "seconds": 0.1},
+    **{"filled": {"x": 3, "y": 1}, "unreadable": {"x": 2}, "unknown_keys": {"items": 1}},
     "lag_seconds": {"p50": 1.5, "p99": 4.0},
 }
 
@@ -48,6 +49,8 @@ def test_a_stream_answers_with_what_it_has_done_and_whether_it_waits():
         **{"limaml_stream_updates_total": 2, "limaml_stream_tasks_total": 4},
         **{"limaml_stream_embeddings_total": 4, "limaml_stream_dead_letters_total": 4},
         **{"limaml_stream_waiting": 0, "limaml_stream_waits_total": 0},
+        **{"limaml_stream_values_filled_total": 8, "limaml_stream_values_unreadable_total": 4},
+        "limaml_stream_unknown_keys_total": 2,
     }
     assert {name: float(done[name]) for name in totals} == totals
     assert float(done["limaml_stream_last_update_timestamp_seconds"]) > 1.7e9
@@ -57,6 +60,19 @@ def test_a_stream_answers_with_what_it_has_done_and_whether_it_waits():
     ]
     with pytest.raises(OSError, match="refused"):
         _metrics(url)
+
+
+def test_an_update_without_a_new_row_leaves_the_time_of_the_last_one_as_it_is():
+    name, told = "limaml_stream_last_update_timestamp_seconds", []
+    with serving_metrics(told.append, "127.0.0.1", 0) as tell:
+        url = told[0]["metrics"]
+        tell(REPORT | {"rows": {"read": 2, "used": 0, "skipped": {"duplicate": 2}}})
+        tell(REPORT | {"rows": {"read": 0, "used": 0, "skipped": {}}, "left_window": 2})
+        before, updates = _metrics(url)[name], _metrics(url)["limaml_stream_updates_total"]
+        tell(REPORT)
+        after = _metrics(url)[name]
+    assert (before, updates) == ("0.0", "2.0")
+    assert float(after) > 1.7e9
 
 
 def test_an_error_of_the_broker_is_counted_and_ends_no_wait():
@@ -152,6 +168,13 @@ def test_the_commands_write_and_serve_them(refreshed, capsys):
     assert any(line.startswith('limaml_run_lag_seconds{command="update",quant') for line in lines)
     report = json.loads(written.read_text())
     assert (report["outcome"], report["upserted"]) == ("done", 1)
+
+
+def test_a_first_update_beside_another_writes_no_metrics_of_a_failure(refreshed):
+    metrics = refreshed.folder / "update.prom"
+    with exclusive(refreshed.work, UPDATE):
+        assert refreshed.update("a.parquet", more=("--metrics-file", str(metrics))) == 2
+    assert not metrics.exists()
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,11 @@ _SENTINEL_ERROR = re.compile(r"[(,]host=([^,]*),port=(\d+).*?> - (?:\w+:)?(\w+)"
 # Commands that every server of data has, and no sentinel: those that a store sends first.
 _OF_DATA = re.compile(rf"{UNKNOWN_COMMAND}\W+(EXEC|GET|HVALS|SMEMBERS|WATCH)\b")
 _NO_REPLICA = "NOREPLICAS"
+_REFUSED_COMMAND = re.compile(r"permissions? to run the '([\w|-]+)'")
+_OF_TRANSACTIONS = ("watch", "unwatch", "multi", "exec", "discard")
+_UNTRUSTED = re.compile("certificate verify failed: (self.signed|unable to get .*issuer)")
+# What a client without TLS sees of a server that expects it.
+_CLOSED = ("reset by peer", "closed by server")
 _OF_A_CLUSTER = (redis.exceptions.AskError, redis.exceptions.ClusterDownError)
 
 
@@ -66,6 +71,8 @@ def _remedy(error: Exception, scheme: str) -> str:
             "give user and password in the address, or :PASSWORD alone, before HOST and @, or the "
             f"password in the environment variable {PASSWORD}"
         )
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return _remedy_of_rights(str(error))
     if isinstance(error, redis.exceptions.OutOfMemoryError):
         return (
             "raise maxmemory, or free a generation: `limaml store prune STORE --model-version N "
@@ -93,16 +100,35 @@ def _remedy_of_sentinels(text: str) -> str:
     )
 
 
+def _remedy_of_rights(text: str) -> str:
+    """The right that the account lacks: a command, or else the keys."""
+    command = _REFUSED_COMMAND.search(text)
+    if command is None:
+        right, rest = "~PREFIX:*", ", with the store's prefix (limaml by default)"
+    else:
+        right, rest = f"+{command[1]}", ""
+        if command[1] in _OF_TRANSACTIONS:
+            right = "+@transaction"
+    return (
+        f"allow it: `ACL SETUSER NAME {right}`{rest}; docs/store.md lists the rights of each task"
+    )
+
+
 def _remedy_of_address(error: Exception, scheme: str) -> str:
     """The form of address that the server needs, if it is another one."""
+    text = str(error)
+    if _UNTRUSTED.search(text):
+        return "name the PEM file of the server's authority in the option tls_ca of the address"
+    if scheme in ("redis", "redis+cluster") and any(closed in text for closed in _CLOSED):
+        return f"if the server expects TLS, write {scheme.replace('redis', 'rediss')}://"
     if scheme in SENTINEL:
-        if UNKNOWN_COMMAND in str(error) and "SENTINEL" in str(error):
+        if UNKNOWN_COMMAND in text and "SENTINEL" in text:
             return (
                 "the address names a server of data in place of a sentinel: give HOST:PORT of the "
                 "sentinels (port 26379 by default)"
             )
     elif scheme in ("redis", "rediss", "unix"):
-        if _OF_DATA.search(str(error)):
+        if _OF_DATA.search(text):
             return (
                 "if the server is a sentinel, write redis-sentinel://HOST:PORT,HOST:PORT/SERVICE/DB"
             )

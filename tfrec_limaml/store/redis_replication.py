@@ -23,7 +23,7 @@ _LONGEST_WAIT_MS = 1000
 _MARKER_MS = 60_000
 _PERMISSIONS = (
     "the account may not use INFO and WAIT, which show whether a replica has the erasure: allow "
-    "them (ACL SETUSER ... +info +wait), and repeat the command"
+    "them (ACL SETUSER ... +info +wait, in a cluster +cluster|nodes too), and repeat the command"
 )
 _NOT_OFFERED = (
     "the server does not offer INFO and WAIT, which show whether a replica has the erasure "

@@ -17,7 +17,7 @@ from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.redis_catalog import FIELDS_PER_COMMAND, RedisCatalog
 from tfrec_limaml.store.redis_errors import ERRORS
 from tfrec_limaml.store.redis_eviction import warn_of_eviction
-from tfrec_limaml.store.redis_overlay import check_tombstones
+from tfrec_limaml.store.redis_overlay import check_tombstones, run_watched
 from tfrec_limaml.store.single_use import SingleUse
 
 _WRITING_TTL_SECONDS = 24 * 3600
@@ -63,9 +63,24 @@ class RedisWriter(SingleUse):
                 f"generation {record.identifier!r} is held by another process that is still "
                 "writing; wait for it, or stop it"
             )
-        self._client.unlink(self._data)
-        self._client.hset(self._data, mapping={values.HEADER: record.header})
-        self._client.expire(self._data, _WRITING_TTL_SECONDS)
+        try:
+            run_watched(self._client, self._begin)
+        except BaseException:
+            self.abort()
+            raise
+
+    def _begin(self, pipeline: Any) -> None:
+        """Replaces the remains of a dead writer by the header.
+
+        One watched transaction, as in `publish`: an account without the right to it fails here,
+        before all work.
+        """
+        pipeline.watch(self._data)
+        pipeline.multi()
+        pipeline.unlink(self._data)
+        pipeline.hset(self._data, mapping={values.HEADER: self._record.header})
+        pipeline.expire(self._data, _WRITING_TTL_SECONDS)
+        pipeline.execute()
 
     def put(self, keys: Sequence[str], embeddings: Matrix) -> None:
         """See `GenerationWriter.put`."""

@@ -67,9 +67,10 @@ def build_tasks(
         with staged_output.hold_lock(staging, output):
             with progress.display():
                 _run(schema, settings, inputs, staging, options)
-            card = _finish(schema, settings, inputs, staging, max_bad_fraction)
-            outcome.stage("write")
-            staged_output.publish(staging, output)
+            with runner_errors.readable(output):
+                card = _finish(schema, settings, inputs, staging, max_bad_fraction)
+                outcome.stage("write")
+                staged_output.publish(staging, output)
     except LimamlError as error:
         rejected_folder = staged_output.keep_dead_letters(staging, output)
         raise type(error)(

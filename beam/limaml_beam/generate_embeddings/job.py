@@ -230,7 +230,13 @@ def _check_previous(job: EmbeddingJob, previous: str, manifest: Manifest) -> int
 
 
 def new_generation_name(store: EmbeddingStore | None, model_version: int) -> str:
-    """The current time, adjusted to sort after the generations of the store."""
-    return choose_identifier(
-        None, [g.identifier for g in store.generations(model_version)] if store is not None else []
-    )
+    """The current time, adjusted to sort after the generations of the store.
+
+    The generation is opened and dropped, so that a store that refuses writes does so before the
+    work.
+    """
+    if store is None:
+        return choose_identifier(None, [])
+    name = choose_identifier(None, [g.identifier for g in store.generations(model_version)])
+    store.new_generation(model_version, 1, name).abort()
+    return name

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.portability import local_job_service
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
@@ -19,6 +21,14 @@ from apache_beam.runners.worker import data_plane
 
 from limaml_beam.io import worker_process
 from tfrec_limaml.internals import internal
+
+#: How the names of the options begin that Beam's filesystems use.
+_OF_FILESYSTEMS = ("s3_", "hdfs_", "azure_")
+
+
+def filesystem_options() -> PipelineOptions:
+    """The options that Beam's filesystems use."""
+    return internal(apache_beam, FileSystems, "_pipeline_options") or PipelineOptions([])
 
 
 def end_late_workers() -> None:
@@ -49,16 +59,27 @@ def end_late_workers() -> None:
 def end_workers_with_this_process() -> None:
     """Makes Beam's local runner start worker processes that end with this process.
 
-    They end however this process ends; see `worker_process`. A second call changes nothing.
+    They end however this process ends; see `worker_process`. Their filesystems have the options of
+    this process. A second call changes nothing.
     """
     worker = internal(apache_beam, local_job_service, "SubprocessSdkWorker")
     initialise = internal(apache_beam, worker, "__init__")
     if hasattr(initialise, "ends_workers"):
         return
 
-    def initialise_ending(self: Any, worker_command_line: bytes, *args: Any, **kwargs: Any) -> None:
-        command = worker_process.command_line(worker_command_line.decode(), os.getpid())
-        initialise(self, command.encode(), *args, **kwargs)
+    def initialise_ending(
+        self: Any, command_line: bytes, address: str, provision_info: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        command = worker_process.command_line(command_line.decode(), os.getpid()).encode()
+        initialise(self, command, address, provision_info, *args, **kwargs)
+        if provision_info is not None:  # Beam itself gives the processes no options
+            provision_info.provision_info.pipeline_options.update(
+                {
+                    f"beam:option:{name}:v1": value
+                    for name, value in filesystem_options().get_all_options(True).items()
+                    if name.startswith(_OF_FILESYSTEMS)
+                }
+            )
 
     initialise_ending.ends_workers = True  # type: ignore[attr-defined]
     worker.__init__ = initialise_ending

@@ -20,6 +20,7 @@ from typing import Any
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileSystem
 from apache_beam.io.filesystems import FileSystems
 
+from limaml_beam.io import s3
 from tfrec_limaml.errors import LimamlError
 
 
@@ -50,11 +51,12 @@ def matching(folder: str, pattern: str) -> list[str]:
     Raises:
         LimamlError: The filesystem cannot be listed, or Beam knows none for the path.
     """
-    filesystem = _filesystem(folder)
+    filesystem = _reachable(folder)
     try:
         return sorted(file.path for file in _match(filesystem, join(glob.escape(folder), pattern)))
     except (BeamIOError, PermissionError) as error:
-        raise LimamlError(f"cannot list {join(folder, pattern)}: {error}") from error
+        reason = s3.reason_of(error)
+        raise LimamlError(f"cannot list {join(folder, pattern)}: {reason}") from error
 
 
 def match(pattern: str) -> list[Any]:
@@ -66,11 +68,11 @@ def match(pattern: str) -> list[Any]:
     Raises:
         LimamlError: The filesystem cannot be listed, or Beam knows none for the path.
     """
-    filesystem = _filesystem(pattern)
+    filesystem = _reachable(pattern)
     try:
         return _match(filesystem, _literal_names_escaped(pattern))
     except (BeamIOError, OSError, ValueError) as error:
-        raise LimamlError(f"cannot list {pattern!r}: {error}") from error
+        raise LimamlError(f"cannot list {pattern!r}: {s3.reason_of(error)}") from error
 
 
 def _match(filesystem: FileSystem, pattern: str) -> list[Any]:
@@ -136,10 +138,13 @@ def _literal_names_escaped(pattern: str) -> str:
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file or a folder."""
-    return bool(_filesystem(path).exists(path)) or (
-        not has_folders(path) and bool(matching(path, "**"))
-    )
+    """Whether there is a file or a folder; raises `LimamlError` if that cannot be told."""
+    filesystem = _reachable(path)
+    try:
+        found = bool(filesystem.exists(path))
+    except OSError as error:
+        raise LimamlError(f"cannot look for {path}: {s3.reason_of(error)}") from error
+    return found or (not has_folders(path) and bool(matching(path, "**")))
 
 
 def open_binary(path: str) -> Any:
@@ -149,19 +154,22 @@ def open_binary(path: str) -> Any:
 
 def read_text(path: str) -> str | None:
     """A whole text file; None if there is none. Raises `LimamlError` if it cannot be read."""
-    filesystem = _filesystem(path)
+    filesystem = _reachable(path)
     try:
         if not filesystem.exists(path):
             return None
-        with open_binary(path) as file:
+        with s3.errors_as_os_errors(), open_binary(path) as file:
             return bytes(file.read()).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise LimamlError(f"cannot read {path}: {error}") from error
+        raise LimamlError(f"cannot read {path}: {s3.reason_of(error)}") from error
 
 
 def write_text(path: str, text: str) -> None:
     """Writes a text file, and creates its folders if the filesystem has folders."""
-    with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+    with (
+        s3.errors_as_os_errors(),
+        FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as file,
+    ):
         file.write(text.encode())
 
 
@@ -183,6 +191,18 @@ def local_copy(folder: str) -> Iterator[str]:
                 while chunk := source.read(1 << 24):
                     file.write(chunk)
         yield target
+
+
+def check_reachable(path: str) -> None:
+    """Raises `LimamlError` if the path's bucket does not exist, or its server does not answer."""
+    s3.check_bucket(path)
+
+
+def _reachable(path: str) -> FileSystem:
+    """The path's filesystem; raises `LimamlError` as `check_reachable`."""
+    filesystem = _filesystem(path)
+    check_reachable(path)
+    return filesystem
 
 
 def _filesystem(path: str) -> FileSystem:

@@ -55,9 +55,9 @@ def reported(
         The report. Entries that the block adds to it are in the file.
 
     Raises:
-        LimamlError: A file cannot be written; on this machine, most reasons are found before the
-            block. After it the message says what the block has done, and the files that could be
-            written have the outcome ``"done"``.
+        LimamlError: A file cannot be written; most reasons on this machine, and a missing bucket,
+            are found before the block. After it the message says what the block has done, and the
+            files that could be written have the outcome ``"done"``.
     """
     if not paths and metrics is None:  # facts go to the report of the caller
         yield {}
@@ -96,8 +96,12 @@ def reported(
 
 
 def _check(path: str) -> None:
-    """Raises `LimamlError` if a report on this machine could not be written after the run."""
+    """Raises `LimamlError` if a report could not be written after the run.
+
+    On S3, only the bucket is looked at.
+    """
     if not files.is_local(path):
+        files.check_reachable(path)
         return
     report = Path(path).absolute()
     parent = next(folder for folder in report.parents if folder.exists())

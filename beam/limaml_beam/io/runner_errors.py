@@ -6,9 +6,10 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
 
-from limaml_beam.io import worker_process
+from limaml_beam.io import s3, worker_process
 from tfrec_limaml.cli import TerminatedError
 from tfrec_limaml.errors import LimamlError
 
@@ -18,6 +19,10 @@ _PACKAGE_ERROR = re.compile(r"(?:tfrec_limaml|limaml_beam)\.[\w.]*Error: (.*)")
 _FILE_ERROR = re.compile(
     r"^(?:[\w.]+\.)?(?:OSError|IOError|BeamIOError|PermissionError|FileNotFoundError): (.*)",
     re.MULTILINE,
+)
+# S3's errors are shown as message and code.
+_S3_ERROR = re.compile(
+    r"S3ClientError: \(['\"](.*?)(?:['\"], \w+\)$| \[while running )", re.MULTILINE
 )
 _INTERRUPT = re.compile(
     r"^(?:RuntimeError: )?(?:KeyboardInterrupt|(?:[\w.]+\.)?(TerminatedError))\b", re.MULTILINE
@@ -45,8 +50,8 @@ def readable(output: str) -> Iterator[None]:
         yield
     except LimamlError as error:
         raise type(error)(_STEP_SUFFIX.sub("", str(error))) from error
-    except OSError as error:
-        raise _cannot_write(output, str(error)) from error
+    except (OSError, S3ClientError) as error:
+        raise _cannot_write(output, s3.reason_of(error)) from error
     except (RuntimeError, DataflowRuntimeException) as error:
         if interrupt := _INTERRUPT.search(str(error)):
             raise (TerminatedError if interrupt[1] else KeyboardInterrupt) from error
@@ -54,6 +59,8 @@ def readable(output: str) -> Iterator[None]:
             raise LimamlError(_STEP_SUFFIX.sub("", match.group(1))) from error
         if match := _FILE_ERROR.search(str(error)):
             raise _cannot_write(output, match.group(1)) from error
+        if match := _S3_ERROR.search(str(error)):
+            raise _cannot_write(output, s3.with_remedy(match.group(1))) from error
         if worker_process.failures:
             raise LimamlError(worker_process.failures[0]) from error
         raise

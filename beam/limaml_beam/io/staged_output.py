@@ -15,7 +15,7 @@ from typing import Any
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from limaml_beam.io import files
+from limaml_beam.io import files, s3
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks.folder import DEAD_LETTERS, SCHEMA_FILE
 
@@ -203,7 +203,10 @@ def staged_file(path: str) -> Iterator[Any]:
     staging = _temporary_name(f"{folder}{slash}.{name}", "partial")
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(_delete_if_there, staging)
-        with FileSystems.create(staging, compression_type=CompressionTypes.UNCOMPRESSED) as handle:
+        with (
+            s3.errors_as_os_errors(),
+            FileSystems.create(staging, compression_type=CompressionTypes.UNCOMPRESSED) as handle,
+        ):
             yield handle
         on_failure.pop_all()
     # Renaming replaces an existing file, except on HDFS.

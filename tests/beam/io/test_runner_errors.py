@@ -33,6 +33,11 @@ Traceback (most recent call last):
             "apache_beam.io.filesystem.BeamIOError: Rename failed",
             "cannot write below out: Rename failed",
         ),
+        (
+            "apache_beam.io.aws.clients.s3.messages.S3ClientError: ('An error occurred "
+            "(AccessDenied) when calling the GetObject operation: Access Denied', 403)",
+            r"cannot write below out: .*GetObject operation: Access Denied; check what the .*",
+        ),
     ],
 )
 @pytest.mark.parametrize(

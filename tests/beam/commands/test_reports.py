@@ -286,7 +286,7 @@ def test_an_update_prints_the_time_from_interaction_to_store_in_units_of_its_siz
     report = {
         "rows": {"read": 1, "used": 1, "skipped": {}},
         **{"tasks": 1, "upserted": 1, "ignored_as_older": 0, "left_window": 0},
-        **{"seconds": 1.0, "lag_seconds": lag},
+        **{"seconds": 1.0, "lag_seconds": lag, "warnings": []},
     }
     lines = update_command.render(report).splitlines()
     assert [each for each in lines if "interaction to store" in each] == line

@@ -145,6 +145,6 @@ def test_both_models_load_and_answer_alike_without_keras_and_this_package_and_in
     logit = ranker.signatures["serving_default"](**request_inputs)["logit"]
     embeddings = adapter(*serialized)["meta_embedding"]
     for actual in (answer["logit"], answer["graph"][0]):
-        np.testing.assert_allclose(actual, logit, rtol=1e-5)
+        np.testing.assert_allclose(actual, logit, rtol=1e-5, atol=1e-6)
     for actual in (answer["embeddings"], answer["graph"][1]):
-        np.testing.assert_allclose(actual, embeddings, rtol=1e-5)
+        np.testing.assert_allclose(actual, embeddings, rtol=1e-5, atol=1e-6)

@@ -148,7 +148,8 @@ def test_the_page_of_one_seed_draws_no_standard_deviation(result, tmp_path):
 
 
 def test_empty_cells_of_the_slices_are_explained(result):
-    assert markdown(result).endswith("\n\nEmpty: fewer than 30 tasks, or labels of one class.")
+    said = "\n\nEmpty: fewer than 30 tasks, or fewer than 10 rows of one class."
+    assert markdown(result).endswith(said)
     for row in result["results"][:2]:
         del row["slices"][:2]
     assert "Empty" not in markdown(result)

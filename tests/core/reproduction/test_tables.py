@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import types
 
 import numpy as np
@@ -237,14 +238,14 @@ def test_tables_of_other_data_need_another_folder(tmp_path, capsys, monkeypatch)
     new = tmp_path / "new"
     monkeypatch.setattr(reproduce, "_records", stop)
     for dataset in ("simulated", "kuairand-pure"):  # without records, the data may still change
-        with pytest.raises(_Stopped):
-            main(["reproduce", "table3", "--dataset", dataset, "--output", str(new)])
+        command = ["reproduce", "table3", "--dataset", dataset, "--output", str(new)]
+        assert main(command) == os.EX_SOFTWARE
     new.mkdir()
     monkeypatch.setattr(reproduce, "_records", lambda *arguments: tmp_path)
     monkeypatch.setattr("tfrec_limaml.reproduction.run.run_table", stop)
     quick = ["reproduce", "table3", "--quick", "--output", str(tmp_path / "new")]
     for _ in range(2):
-        with pytest.raises(_Stopped):
-            main(quick)
-    assert main(["reproduce", "table3", "--output", str(tmp_path / "new")]) != 0
+        assert main(quick) == os.EX_SOFTWARE
+    assert capsys.readouterr().err.count("._Stopped") == 4
+    assert main(["reproduce", "table3", "--output", str(tmp_path / "new")]) == 2
     assert "has tables of --dataset simulated --quick; choose another" in capsys.readouterr().err

@@ -76,7 +76,7 @@ def test_a_command_without_result_prints_nothing(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_an_error_that_the_user_can_mend_is_one_line_and_exit_code_2(capsys):
+def test_an_error_that_the_user_can_fix_is_one_line_and_exit_code_2(capsys):
     assert cli.main(["double", "--number", "-3"]) == 2
     captured = capsys.readouterr()
     assert (

@@ -6,12 +6,9 @@ that takes all of them for one cell loses them without an error.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
 from tfrec_limaml.errors import SchemaError
 
@@ -22,47 +19,23 @@ SWALLOWED, _SHARE = 5, 0.6
 _SWALLOWED_OF_FEW_COLUMNS = 50
 #: Number of a cell's lines that are examined.
 _EXAMINED = 1000
-_BLOCK_BYTES = 1 << 22
 
 
-def check(handle: Any, columns: int, separator: str) -> None:
-    """Raises `SchemaError` if a cell holds rows of the file.
+def check_cells(batch: pa.RecordBatch, separator: str) -> None:
+    """Raises `SchemaError` if a cell holds rows of its file.
 
     Args:
-        handle: The file, from its header on.
-        columns: Number of columns.
+        batch: Rows with all columns of the file, as text.
         separator: The character between cells.
     """
-    malformed: list[str] = []
-
-    def keep(row: Any) -> str:
-        malformed.append(row.text)
-        return "skip"
-
-    names = [str(number) for number in range(columns)]
-    reader = pyarrow.csv.open_csv(
-        handle,
-        read_options=pyarrow.csv.ReadOptions(
-            use_threads=False, block_size=_BLOCK_BYTES, column_names=names, skip_rows=1
-        ),
-        parse_options=pyarrow.csv.ParseOptions(
-            delimiter=separator, newlines_in_values=True, invalid_row_handler=keep
-        ),
-        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
-    )
-    for batch in reader:
-        texts = list(malformed)
-        malformed.clear()
-        for column in batch.columns:
-            has_break = np.asarray(pc.fill_null(pc.match_substring(column, "\n"), False))
-            texts += column.filter(pa.array(has_break)).to_pylist()
-        for text in texts:
-            _check_text(text, columns, separator)
-    for text in malformed:
-        _check_text(text, columns, separator)
+    for column in batch.columns:
+        has_break = np.asarray(pc.fill_null(pc.match_substring(column, "\n"), False))
+        for text in column.filter(pa.array(has_break)).to_pylist():
+            check_text(text, batch.num_columns, separator)
 
 
-def _check_text(text: str, columns: int, separator: str) -> None:
+def check_text(text: str, columns: int, separator: str) -> None:
+    """As `check_cells`, for one cell or malformed row of a file with so many columns."""
     lines = text.split("\n")[1:-1]
     least = SWALLOWED if columns > 3 else _SWALLOWED_OF_FEW_COLUMNS
     examined = lines[:_EXAMINED]

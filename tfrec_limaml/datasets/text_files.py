@@ -77,10 +77,21 @@ def read_csv(
             for start in range(batch_rows, table.num_rows, batch_rows):
                 yield Rows(table.slice(start, batch_rows))
     if text.quotes and content.line_breaks - collector.count >= quotes.SWALLOWED:
-        with open_file() as handle:
-            quotes.check(_Utf8(handle), len(header), separator)
+        _check_quotes(open_file, len(header), separator, text)
     if last_bad_rows := collector.take():
         yield Rows(pa.table({name: pa.array([], pa.string()) for name in present}), last_bad_rows)
+
+
+def _check_quotes(
+    open_file: Callable[[], Any], columns: int, separator: str, text: TextFormat
+) -> None:
+    """Reads a file once more, with all columns, and raises `SchemaError` if a cell holds rows."""
+    names, collector = [str(number) for number in range(columns)], _BadRows()
+    with open_file() as handle:
+        for batch in _batches(_Utf8(handle), names, names, separator, text, collector):
+            quotes.check_cells(batch, separator)
+    for row in collector.take():
+        quotes.check_text(row.text, columns, separator)
 
 
 def _batches(

@@ -109,9 +109,7 @@ def _remedy_of_rights(text: str) -> str:
         right, rest = f"+{command[1]}", ""
         if command[1] in _OF_TRANSACTIONS:
             right = "+@transaction"
-    return (
-        f"allow it: `ACL SETUSER NAME {right}`{rest}; docs/store.md lists the rights of each task"
-    )
+    return f"allow it: `ACL SETUSER NAME {right}`{rest}; docs/store.md lists those of each command"
 
 
 def _remedy_of_address(error: Exception, scheme: str) -> str:

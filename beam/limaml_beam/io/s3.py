@@ -7,6 +7,7 @@ not exist for an empty one.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,18 +27,16 @@ _CREDENTIALS = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or give Beam's options "
     "(--beam=--s3_access_key_id=ID and so on)"
 )
+#: Patterns of reasons, whatever their case, and what the user can do.
 _REMEDIES = (
-    (("NoSuchBucket",), "create the bucket, or check its name"),
+    ("NoSuchBucket", "create the bucket, or check its name"),
     (
-        ("AccessDenied", "Access Denied", "Forbidden"),
+        "AccessDenied|Access Denied|Forbidden",
         f"check what the account may do with the bucket, or use another account: {_CREDENTIALS}",
     ),
+    ("credentials|InvalidAccessKeyId|SignatureDoesNotMatch|token|profile", _CREDENTIALS),
     (
-        ("redentials", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Token", "profile"),
-        _CREDENTIALS,
-    ),
-    (
-        ("ndpoint", "onnect", "SSL", "region", "Not Found"),
+        "endpoint|connect|SSL|region|Not Found",
         "check the network and Beam's options (--beam=--s3_endpoint_url=URL, "
         "--beam=--s3_region_name=NAME)",
     ),
@@ -85,11 +84,6 @@ def check_bucket(path: str) -> None:
     _seen.add(seen)
 
 
-def forget() -> None:
-    """Lets `check_bucket` look at every bucket again."""
-    _seen.clear()
-
-
 def _client_options() -> dict[str, Any]:
     """The arguments of boto3's client; the same as those of Beam's."""
     options = filesystem_options().view_as(S3Options)
@@ -114,8 +108,8 @@ def _cannot_use(path: str, reason: str, options: dict[str, Any]) -> LimamlError:
 def with_remedy(reason: str) -> str:
     """A reason that S3 or its client gives, in one line, and what the user can do."""
     reason = " ".join(masked(reason).split())
-    for words, remedy in _REMEDIES:
-        if any(word in reason for word in words):
+    for pattern, remedy in _REMEDIES:
+        if re.search(pattern, reason, re.IGNORECASE):
             return f"{reason.rstrip('.')}; {remedy}"
     return reason
 

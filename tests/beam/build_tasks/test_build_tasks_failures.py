@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from task_building import run
 
 from limaml_beam.build_tasks.data_card import check_counts
@@ -148,6 +149,18 @@ def test_a_label_that_must_be_valid_stops_the_run(tmp_path, shop_schema, shop_fr
     ):
         run(write_raw(tmp_path / "raw", schema, frames), schema, tmp_path / "tasks", bad=1.0)
     assert not (tmp_path / "tasks").exists()
+
+
+def test_a_file_system_that_fails_at_the_end_of_a_run_is_told_in_one_line(
+    tmp_path, shop_schema, shop_frames, write_raw, monkeypatch
+):
+    def fail(*arguments):
+        raise S3ClientError("SlowDown: Please reduce your request rate", 503)
+
+    monkeypatch.setattr("limaml_beam.build_tasks.job.staged_output.publish", fail)
+    raw = write_raw(tmp_path / "raw", shop_schema, shop_frames())
+    with pytest.raises(LimamlError, match=r"^cannot write below .*tasks: SlowDown"):
+        run(raw, shop_schema, tmp_path / "tasks")
 
 
 def test_a_split_without_rows_names_the_time_span_of_the_data(

@@ -1,4 +1,4 @@
-"""What a user can mend on S3 is told in one line, before the work."""
+"""What a user can fix on S3 is told in one line, before the work."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import sys
 
 import apache_beam as beam
 import pytest
+from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from apache_beam.utils import retry
 
-from limaml_beam.io import runner_errors, staged_output
+from limaml_beam.io import read_errors, runner_errors, staged_output
 from limaml_beam.io import s3 as s3_io
 from limaml_beam.io.pipeline_options import new_pipeline, use_options
 from tfrec_limaml.cli import main
@@ -52,7 +53,7 @@ def test_refused_credentials_are_one_line_with_the_remedy(s3, flags, refused, mo
     import moto.settings
 
     monkeypatch.setattr(moto.settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)  # asks for accounts
-    s3_io.forget()
+    monkeypatch.setattr(s3_io, "_seen", set())
     said = refused("prepare", "s3://bucket/raw", "--output", "s3://bucket/t", *flags)
     assert "cannot use s3://bucket/raw: InvalidAccessKeyId: " in said
     assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment" in said
@@ -96,7 +97,7 @@ def test_what_beam_would_repeat_for_minutes_is_told_at_once(
 
 def test_a_bucket_is_looked_at_once(s3, flags, monkeypatch):
     use_options([flag.removeprefix("--beam=") for flag in flags])
-    s3_io.forget()
+    monkeypatch.setattr(s3_io, "_seen", set())
     s3_io.check_bucket("s3://bucket/a")
     monkeypatch.setattr("boto3.session.Session", None)
     s3_io.check_bucket("s3://bucket/b")
@@ -119,3 +120,12 @@ def test_a_bucket_that_goes_while_a_job_runs_is_one_line(s3, flags, flag):
         runner_errors.readable("OUT"),
     ):
         pipeline.run().wait_until_finish()
+
+
+def test_an_error_of_s3_while_a_file_is_read_is_not_called_damage_of_the_file():
+    error = S3ClientError("An error occurred (403): Forbidden", 403)
+    said = str(read_errors.unreadable("s3://bucket/a.csv", 7, error))
+    assert isinstance(error, read_errors.READ_ERRORS)
+    assert said.startswith("cannot read s3://bucket/a.csv after 7 rows: An error occurred (403): ")
+    assert "check what the account may do with the bucket" in said
+    assert "is the file complete" not in said

@@ -27,12 +27,19 @@ def _read(lines, columns=None, **text):
 @pytest.mark.parametrize(
     "changes",
     [
+        {1: 'u,1,"27 inch,1'},
         {5: 'u,5,"27 inch,1'},
         {5: 'u,5,text,"27 inch'},
         {5: 'u,5,"27 inch,1', 30: 'u,5,"27 inch,1'},
         {5: 'u,5,"27 inch,1', 11: 'u,5,so called "text",1'},
     ],
-    ids=["to the end", "in the last column", "to the next such cell", "to another cell's mark"],
+    ids=[
+        "all rows",
+        "to the end",
+        "in the last column",
+        "to the next such cell",
+        "to another cell's mark",
+    ],
 )
 def test_a_cell_that_holds_rows_is_refused(changes, columns):
     lines = _lines()
@@ -40,6 +47,14 @@ def test_a_cell_that_holds_rows_is_refused(changes, columns):
         lines[line] = text
     with pytest.raises(SchemaError, match=r"begins with .*27 inch.* more lines, which are rows"):
         _read(lines, columns)
+
+
+def test_a_malformed_row_at_the_end_of_a_file_of_several_blocks_is_examined_too(monkeypatch):
+    monkeypatch.setattr("tfrec_limaml.datasets.text_files._BLOCK_BYTES", 200)
+    lines = _lines()
+    lines[32] = 'u,32,"27 inch,1'
+    with pytest.raises(SchemaError, match="is not closed"):
+        _read(lines)
 
 
 def test_without_quotes_a_quotation_mark_is_a_character():

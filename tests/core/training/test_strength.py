@@ -60,19 +60,24 @@ def test_the_strength_of_training_is_kept_where_the_difference_is_noise():
     assert _choose({0.0: 0.2, 1.0: 1.0, 2.0: 1.0001})["adaptation_strength"] == 1.0
 
 
-@pytest.mark.parametrize(("gain", "chosen"), [(0.005, 1.0), (0.05, 2.0)])
-def test_a_better_strength_is_taken_if_it_is_better_by_a_standard_error(gain, chosen):
-    quality = {0.0: 0.2, 1.0: 1.0, 2.0: 1.0 + gain}
-    model = _Model(quality)
+def _add_noise(model, scale, seed=6):
+    """Adds noise to the toy model's scores; ``scale(strength)`` is its deviation."""
     plain = model.predict
 
     def predict():
         rows = plain()
-        change = np.random.default_rng(2).normal(size=len(model.label))
-        rows["probability"] += 0.03 * (model.adaptation_strength == 2.0) * change
+        change = np.random.default_rng(seed).normal(size=len(model.label))
+        rows["probability"] += scale(model.adaptation_strength) * change
         return rows
 
     model.predict = predict
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(0.005, 1.0), (0.05, 2.0)])
+def test_a_better_strength_is_taken_if_it_is_better_by_a_standard_error(gain, chosen):
+    quality = {0.0: 0.2, 1.0: 1.0, 2.0: 1.0 + gain}
+    model = _Model(quality)
+    _add_noise(model, lambda strength: 0.03 * (strength == 2.0), seed=2)
     result = choose_adaptation_strength(model, _Dataset(), list(quality))
     assert result["val_auc_by_strength"]["2"] > result["val_auc_by_strength"]["1"]
     assert result["adaptation_strength"] == chosen
@@ -84,15 +89,7 @@ def test_adaptation_that_hurts_is_switched_off():
 
 def test_a_small_gain_that_may_be_chance_does_not_switch_adaptation_on():
     model = _Model({0.0: 1.0, 1.0: 1.0}, tasks=2000)
-    plain = model.predict
-
-    def predict():
-        rows = plain()
-        change = np.random.default_rng(6).normal(size=len(model.label))
-        rows["probability"] += 0.02 * model.adaptation_strength * change
-        return rows
-
-    model.predict = predict
+    _add_noise(model, lambda strength: 0.02 * strength)
     result = choose_adaptation_strength(model, _Dataset(), [0.0])
     by_strength = result["val_auc_by_strength"]
     assert 0 < by_strength["1"] - by_strength["0"] < 0.001
@@ -103,15 +100,8 @@ def test_a_small_gain_that_may_be_chance_does_not_switch_adaptation_on():
 def test_the_note_is_given_where_another_strength_than_that_of_training_is_best():
     quality = {0.0: 1.0, 0.25: 1.00001, 1.0: 0.9999}
     model = _Model(quality, tasks=2000)
-    plain = model.predict
-
-    def predict():  # the best strength differs from none by noise
-        rows = plain()
-        change = np.random.default_rng(6).normal(size=len(model.label))
-        rows["probability"] += 0.01 * (model.adaptation_strength == 0.25) * change
-        return rows
-
-    model.predict = predict
+    # The best strength differs from none by noise.
+    _add_noise(model, lambda strength: 0.01 * (strength == 0.25))
     result = choose_adaptation_strength(model, _Dataset(), list(quality))
     aucs = result["val_auc_by_strength"]
     assert aucs["0.25"] > aucs["0"] > aucs["1"]

@@ -13,6 +13,7 @@ BEAM = [
 ]
 SERVING = [
     "tensorflow-serving-api>=2.19.1",
+    "cryptography>=42",  # the dates of the server's certificates
     "grpcio-health-checking>=1.60",
     "grpcio-reflection>=1.60",
     "prometheus-client>=0.20",

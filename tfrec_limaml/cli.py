@@ -93,6 +93,12 @@ class Command:
     exit_code: Callable[[dict[str, Any]], int] = lambda result: 0
     json_help: str = "print the result as one JSON object on stdout"
 
+    def text_of(self, result: dict[str, Any], as_json: bool) -> str:
+        """The result as it is printed."""
+        if as_json:
+            return finite_json.dumps(result, indent=2, default=str)
+        return self.render(result)
+
 
 def say(line: str) -> None:
     """Writes a line of progress to standard error."""
@@ -224,11 +230,7 @@ def _run(arguments: Sequence[str]) -> int:
         print("limaml: interrupted", file=sys.stderr)
         return 130
     if result is not None:
-        print(
-            finite_json.dumps(result, indent=2, default=str)
-            if namespace.json
-            else command.render(result)
-        )
+        print(command.text_of(result, namespace.json))
         return command.exit_code(result)
     return 0
 

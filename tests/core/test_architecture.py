@@ -27,6 +27,7 @@ FORBIDDEN = {
 #: Modules beside `commands` that import our own packages, TensorFlow or Keras inside a function.
 LATE_IMPORTS = {
     "tfrec_limaml": "names are loaded on first use: `import tfrec_limaml` imports no TensorFlow",
+    "limaml_beam": "names are loaded on first use: `limaml --help` imports no Beam",
     "limaml_serving": "names are loaded on first use: `limaml --help` imports no gRPC",
     "tfrec_limaml.datasets": "its functions are the public face of the package's modules",
     "tfrec_limaml.store.address": "LMDB and Redis need the library of their own backend only",

@@ -107,7 +107,7 @@ def test_help_is_quick_because_it_loads_no_heavy_library():
     assert "HEAVY []" in done.stdout
 
 
-@pytest.mark.parametrize("package", ["tfrec_limaml", "limaml_serving"])
+@pytest.mark.parametrize("package", ["tfrec_limaml", "limaml_beam", "limaml_serving"])
 def test_names_that_are_loaded_on_first_use_are_listed(package):
     module = importlib.import_module(package)
     assert set(dir(module)) >= set(module._MODULES) == set(module.__all__)

@@ -18,36 +18,34 @@ from ports import free_port, listens
 from waiting import wait_for
 
 
-def command(base, port, *options):
-    main = "import sys; from tfrec_limaml.cli import main; code = main(); "
-    main += "print('keras' in sys.modules, file=sys.stderr); sys.exit(code)"
-    return [
-        sys.executable,
-        "-c",
-        main,
-        "serve",
-        str(base),
-        "--name",
-        "m",
-        "--port",
-        str(port),
-        *options,
-    ]
+def command(base, port, *options, program=("-m", "tfrec_limaml")):
+    model = [str(base), "--name", "m", "--port", str(port)]
+    # Output that is not flushed stays in the buffer, as without the variable.
+    return ["env", "-u", "PYTHONUNBUFFERED", sys.executable, *program, "serve", *model, *options]
 
 
-def test_the_command_serves_until_sigterm_and_then_drains(base, connect):
+def test_the_command_says_when_it_serves_and_drains_after_sigterm(base, connect, tmp_path):
     port, metrics_port = free_port(), free_port()
+    result = {"target": f"127.0.0.1:{port}", "models": {"m": [1]}}
+    output = tmp_path / "output"
     options = ["--metrics-port", str(metrics_port), "--workers", "1", "--json"]
-    process = subprocess.Popen(
-        command(base, port, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    code = "import sys; from tfrec_limaml.cli import main; code = main(); "
+    code += "print('keras' in sys.modules, file=sys.stderr); sys.exit(code)"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            command(base, port, *options, program=("-c", code)),
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def pending():
         with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as answer:
             return "limaml_serve_pending 1.0" in answer.read().decode()
 
     try:
-        wait_for(lambda: listens(port), seconds=120)
+        wait_for(lambda: output.read_text().endswith("}\n"), seconds=120)
+        assert json.loads(output.read_text()) == result
         client = connect(f"127.0.0.1:{port}", name="m")
         assert client.logits() == [111.0, 1.0]
         running = client.prediction.Predict.future(
@@ -55,12 +53,12 @@ def test_the_command_serves_until_sigterm_and_then_drains(base, connect):
         )
         wait_for(pending)
         process.terminate()
-        output, errors = process.communicate(timeout=60)
+        errors = process.communicate(timeout=60)[1]
     finally:
         process.kill()
     assert process.returncode == 0, errors
     assert errors.endswith("False\n")  # a server starts without Keras
-    assert json.loads(output) == {"target": f"127.0.0.1:{port}", "models": {"m": [1]}}
+    assert json.loads(output.read_text()) == result
     assert running.result().outputs["sum"].int64_val[0] == 50_000
 
 
@@ -91,7 +89,7 @@ def test_a_server_drains_when_its_terminal_closes_unless_it_was_started_to_stay(
     )
     try:
         signal.signal(number, signal.SIG_IGN if ignored else lambda *_: missed.append(number))
-        _serve(server, 3.0)
+        _serve(server, 3.0, lambda result: None)
         assert not missed
         assert ends == (signal.getsignal(number) is not signal.SIG_IGN)
     finally:
@@ -169,16 +167,50 @@ def test_python_refuses_the_values_that_the_command_refuses(base, setting, expec
         EmbeddedServer({"m": base}, **setting)
 
 
-def test_a_full_disk_under_stderr_does_not_stop_the_start(base, connect):
-    port = free_port()
-    with open("/dev/full", "w") as full:
-        process = subprocess.Popen(command(base, port), stdout=subprocess.DEVNULL, stderr=full)
-    try:
+@pytest.mark.parametrize(
+    ("versions", "line"),
+    [
+        ({"a": [2, 3], "b": [1]}, "ready at h:1: a (version 2, 3), b (version 1)"),
+        ({"a": [2], "b": []}, "waiting for versions at h:1: a (version 2), b (no version)"),
+    ],
+)
+def test_one_line_gives_the_address_and_the_versions(versions, line):
+    from limaml_serving.commands.serve import SERVE
+
+    assert SERVE.text_of({"target": "h:1", "models": versions}, as_json=False) == line
+
+
+@pytest.fixture
+def start_on_full_disk(base, connect):
+    """``start(stream)``: a server whose ``stdout`` or ``stderr`` cannot be written."""
+    started = []
+
+    def start(stream):
+        port = free_port()
+        with open("/dev/full", "w") as full:
+            streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: full}
+            process = subprocess.Popen(command(base, port), **streams)
+        started.append(process)
         wait_for(lambda: listens(port) or process.poll() is not None, seconds=120)
         assert connect(f"127.0.0.1:{port}", name="m").logits() == [111.0, 1.0]
-    finally:
+        return process
+
+    yield start
+    for process in started:
         process.kill()
         process.wait()
+
+
+def test_a_full_disk_under_stderr_does_not_stop_the_start(start_on_full_disk):
+    assert start_on_full_disk("stderr").poll() is None
+
+
+def test_a_full_disk_under_stdout_neither_stops_the_start_nor_changes_the_exit_code(
+    start_on_full_disk,
+):
+    process = start_on_full_disk("stdout")
+    process.terminate()
+    assert process.wait(60) == 0
 
 
 def test_a_base_directory_that_may_not_be_read_is_one_line(base, capsys, monkeypatch):

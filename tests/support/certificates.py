@@ -31,3 +31,36 @@ def make_certificates(folder: Path, *names: str, host: str) -> Path:
         openssl(*_NEW, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", request)
         openssl("x509", "-req", "-in", request, *authority, "-extfile", "host", "-out", signed)
     return folder
+
+
+_AUTHORITY = """\
+[ca]
+default_ca = any
+[any]
+database = index
+new_certs_dir = .
+default_md = sha256
+rand_serial = yes
+policy = names
+[names]
+commonName = supplied
+"""
+
+
+def make_dated_certificate(folder: Path, name: str, first: str, last: str) -> Path:
+    """A self-signed certificate that is valid between two times, ``YYYYMMDDHHMMSSZ``.
+
+    Returns the path of the certificate, ``name.pem``; the key is in ``name.key``.
+    """
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    (folder / "index").touch()
+    (folder / "authority").write_text(_AUTHORITY)
+    key, request, made = f"{name}.key", f"{name}.csr", f"{name}.pem"
+    openssl(*_NEW, "-subj", f"/CN={name}", "-keyout", key, "-out", request)
+    dates = ("-startdate", first, "-enddate", last, "-notext", "-batch")
+    signer = ("ca", "-config", "authority", "-selfsign", "-keyfile", key)
+    openssl(*signer, *dates, "-in", request, "-out", made)
+    return folder / made

@@ -14,6 +14,7 @@ from tfrec_limaml.cli import Command
 from tfrec_limaml.commands.evaluate_text import form_of, render
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.finite_json import without_nan
+from tfrec_limaml.tasks.batch_sizes import SCORED_TASKS
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 #: `evaluate` warns about a model whose AUC is lower than its reference's by more than this.
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=int,
         metavar="N",
-        default=256,
+        default=SCORED_TASKS,
         help="tasks per batch, on average (default: %(default)s)",
     )
     parser.add_argument(

@@ -16,16 +16,18 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import served_rows
 from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.models import LiMAML, TaskModel
+from tfrec_limaml.tasks.batch_sizes import SCORED_TASKS
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import build_model
 from tfrec_limaml.training.train import Build, train
 
-_BATCH = 256
-
 
 def network(
-    options: TrainOptions, in_place: bool = False, build: Build = build_model, batch: int = _BATCH
+    options: TrainOptions,
+    in_place: bool = False,
+    build: Build = build_model,
+    batch: int = SCORED_TASKS,
 ) -> Rival:
     """A rival that trains with these options.
 
@@ -45,7 +47,7 @@ def scores(
     split: str,
     adapted: bool,
     in_place: bool = False,
-    batch: int = _BATCH,
+    batch: int = SCORED_TASKS,
 ) -> Floats:
     """Probabilities of a split's rows in the order of the files; see `network`."""
     dataset = task_dataset(

@@ -21,6 +21,7 @@ from tfrec_limaml.comparison.summary import summarise
 from tfrec_limaml.comparison.target_attention import build_target_attention
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.training.options import EPOCHS, MAX_EPOCHS, MIN_BATCHES, TrainOptions
+from tfrec_limaml.wording import duration
 
 _VANILLA = TrainOptions(algorithm="vanilla")
 _ATTENTION = TrainOptions(choose_strength=False).replace(id_embeddings=True)
@@ -71,7 +72,7 @@ def compare(
             rows' identity).
         seeds: One run of each rival per seed.
         names: Keys of `RIVALS`.
-        progress: Called with a line for each run that starts, with the estimated time left.
+        progress: Called with a line for each run that starts, with the time since the call.
 
     Returns:
         ``results`` with one entry per rival (see `summarise`), ``rows``, ``tasks``, ``seeds``.
@@ -120,7 +121,7 @@ def run_all(
         output: Folder for ``runs/<name>-<seed>.json`` and ``.parquet``.
         todo: Names and seeds.
         rivals: Rivals by name.
-        progress: Called with a line for each run that starts, with the estimated time left.
+        progress: Called with a line for each run that starts, with the time since the call.
 
     Returns:
         One record per run: ``name``, ``seed``, ``seconds``; ``val_auc``, ``settings``, ``scores``
@@ -128,15 +129,13 @@ def run_all(
     """
     folder = Path(output) / "runs"
     folder.mkdir(parents=True, exist_ok=True)
-    started, runs, count = time.perf_counter(), [], 0
+    started, runs = time.perf_counter(), []
     for number, (name, seed) in enumerate(todo):
         if not all(file.is_file() for file in _files(folder, name, seed)):
-            elapsed = time.perf_counter() - started
-            remaining = (
-                f", about {elapsed / count * (len(todo) - number):.0f} s left" if count else ""
-            )
-            progress(f"[{number + 1}/{len(todo)}] {name}, seed {seed}{remaining}")
-            count += 1
+            # The time left is not estimated: a rival may take a hundred times as long as another.
+            seconds = round(time.perf_counter() - started)
+            elapsed = f", {duration(seconds)} elapsed" if number else ""
+            progress(f"[{number + 1}/{len(todo)}] {name}, seed {seed}{elapsed}")
         runs.append(_run(data, folder, name, seed, rivals[name]))
     return runs
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from tfrec_limaml.datasets import card_warnings
+from tfrec_limaml.datasets.date_split import PARTS, parts_of_rows
 from tfrec_limaml.datasets.raw import RawData
 from tfrec_limaml.datasets.typed_columns import out_of_range
 from tfrec_limaml.errors import SchemaError
@@ -96,19 +97,10 @@ def _definition(schema: Schema, frame: pd.DataFrame, name: str) -> dict[str, Any
 
 
 def _split_rows(schema: Schema, frame: pd.DataFrame) -> dict[str, int]:
-    if schema.split is None or schema.split.per_task is not None:
+    if schema.split is None:
         return {}
-    split, times = schema.split, frame[schema.timestamp]
-    marks = [split.train_start, split.validation_start, split.test_start, split.test_end]
-    start, validation, test, end = (None if mark is None else parse_time(mark) for mark in marks)
-    in_period = (times >= (times.min() if start is None else start)) & (
-        times < (times.max() + 1 if end is None else end)
-    )
-    return {
-        "train": int((in_period & (times < validation)).sum()),
-        "validation": int((in_period & (times >= validation) & (times < test)).sum()),
-        "test": int((in_period & (times >= test)).sum()),
-    }
+    parts = parts_of_rows(schema, frame)
+    return {name: int((parts == number).sum()) for number, name in enumerate(PARTS)}
 
 
 def _declared(schema: Schema) -> dict[str, Any]:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from tfrec_limaml.datasets.date_split import PARTS, parts_of_rows
 from tfrec_limaml.datasets.limits import (
     FEW_TESTED,
     MAX_INVALID,
     MAX_SHARE_OF_TASK,
     MIN_TEST_TASKS,
+    MIN_WITH_HISTORY,
     WARN_MISSING,
 )
 from tfrec_limaml.datasets.typed_columns import WITHOUT_OFFSET, out_of_range
 from tfrec_limaml.schema.column_times import future, implausible
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.wording import counted
+
+#: The dates of the split between which each of its parts lies, in the order of `PARTS`.
+_DATES = (
+    ("train_start", "validation_start"),
+    ("validation_start", "test_start"),
+    ("test_start", "test_end"),
+)
 
 
 def warnings(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> list[str]:
@@ -32,6 +41,7 @@ def warnings(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> li
         *_of_times(schema, frame, card),
         *_of_invalid_rows(schema, frame),
         *_of_missing_values(schema, frame, card),
+        *_of_split(schema, frame, card),
         *_of_tasks(schema, frame, card),
     ]
 
@@ -92,12 +102,47 @@ def _of_missing_values(
                 yield f"column {name} has {held}"
 
 
-def _of_tasks(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> Iterator[str]:
-    if card.get("share_of_test_tasks_with_history", 1.0) < 0.2:
-        yield (
-            "few test tasks have a history, so adaptation can hardly have an effect: choose "
-            "earlier split dates or coarser tasks"
+def _of_split(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> Iterator[str]:
+    """Parts of the split without rows, and those whose tasks have no rows in earlier parts."""
+    keys = [frame[name] for name in schema.task_columns()]
+    parts = parts_of_rows(schema, frame)
+    earliest = parts.groupby(keys, sort=False, observed=True).min()
+    for number, (name, fields) in enumerate(zip(PARTS, _DATES, strict=True)):
+        has_rows = (parts == number).groupby(keys, sort=False, observed=True).any()
+        tasks = earliest[has_rows]
+        known = int((tasks < number).sum())
+        if not len(tasks):
+            word = "training" if name == "train" else name
+            yield f"no row is a {word} row: {_of_dates(schema, card, fields, 'other')}"
+        elif (parts < number).any() and known < MIN_WITH_HISTORY * len(tasks):
+            yield (
+                f"few {name} tasks have a history ({known} of {len(tasks)}), so adaptation can "
+                f"hardly have an effect: {_of_dates(schema, card, fields[:1], 'later')}, or use "
+                "coarser tasks"
+            )
+
+
+def _of_dates(schema: Schema, card: Mapping[str, Any], fields: Sequence[str], change: str) -> str:
+    """What the split says, the data that it is of, and the remedy: dates that are changed so."""
+    split = schema.split
+    assert split is not None
+    if split.per_task is not None:
+        shares, most = ", ".join(f"{s:g}" for s in split.per_task), card["samples_per_task"]["max"]
+        return (
+            f"the shares of the split within tasks are {shares}, and the largest task has "
+            f"{counted(most, 'row', spec=',')}; choose other shares, or a split by date"
         )
+    named = [name for name in fields if getattr(split, name) is not None]
+    dates = " and ".join(f"{name} = {getattr(split, name)}" for name in named)
+    options = " and ".join(f"--{name.replace('_', '-')}" for name in named)
+    first, last = card["time_span"]
+    return (
+        f"{dates}, and the rows lie from {first} to {last}; choose {change} dates as `split` in "
+        f"the schema, or by {options} of `limaml prepare`"
+    )
+
+
+def _of_tasks(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> Iterator[str]:
     tested = card.get("test_tasks", card["tasks"])
     if tested < MIN_TEST_TASKS:
         yield f"{counted(tested, 'task is', 'tasks are')} tested, and {FEW_TESTED}"

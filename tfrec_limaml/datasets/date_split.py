@@ -1,4 +1,4 @@
-"""Splits by date: derived from the times of a data set, and checked against them."""
+"""Splits: by date, derived from the times of a data set and checked against them; their rows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tfrec_limaml.errors import SchemaError
@@ -13,6 +14,8 @@ from tfrec_limaml.schema.schema import Schema, Split, parse_time
 from tfrec_limaml.wording import utc_text
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+#: The parts of a split, in the order of time.
+PARTS = ("train", "validation", "test")
 #: Shares of the rows before ``validation_start`` and ``test_start``.
 _SHARES_BEFORE = (0.8, 0.9)
 
@@ -55,3 +58,26 @@ def check_dates(schema: Schema, timestamps: pd.Series) -> None:
             raise SchemaError(
                 f"split date {field} = {mark} is outside the data ({span}); choose one inside"
             )
+
+
+def parts_of_rows(schema: Schema, frame: pd.DataFrame) -> pd.Series:
+    """Number in `PARTS` of each row's part of the split; NaN for rows outside the dates.
+
+    Args:
+        schema: The schema, with a split.
+        frame: Its interactions in time order, with times in milliseconds.
+    """
+    split = schema.split
+    assert split is not None
+    if split.per_task is not None:
+        groups = frame.groupby(list(schema.task_columns()), sort=False)[schema.timestamp]
+        position, count = groups.cumcount(), groups.transform("size")
+        starts = [np.round(share * count) for share in np.cumsum(split.per_task)[:2]]
+        return sum((position >= start).astype(float) for start in starts)
+    times = frame[schema.timestamp]
+    starts = [times >= parse_time(mark) for mark in split.starts()]
+    first, end = split.train_start, split.test_end
+    is_inside = (times >= (times.min() if first is None else parse_time(first))) & (
+        times < (times.max() + 1 if end is None else parse_time(end))
+    )
+    return sum(start.astype(float) for start in starts).where(is_inside)

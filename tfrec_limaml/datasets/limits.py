@@ -13,5 +13,7 @@ FEW_TESTED = (
     f"results of fewer than {MIN_TEST_TASKS} have no intervals: use more rows, an earlier "
     "test_start or finer tasks"
 )
+#: Share of the evaluated tasks that must have earlier rows, without a warning.
+MIN_WITH_HISTORY = 0.2
 #: Largest share of the rows that one task may have without a warning.
 MAX_SHARE_OF_TASK = 0.5

@@ -20,6 +20,7 @@ from tfrec_limaml.evaluation import served_rows
 from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.models import LiMAML, TaskModel
 from tfrec_limaml.schema.columns import DAY_MS
+from tfrec_limaml.tasks.batch_sizes import SCORED_TASKS
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.train import train
@@ -28,8 +29,6 @@ from tfrec_limaml.training.trained import Trained
 #: How a model is scored: before adaptation, with the stored embeddings, or with the adapted
 #: weights, which cannot be stored.
 Form = Literal["unadapted", "served", "in_place"]
-
-_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,7 +155,12 @@ class _EpochClock(keras.callbacks.Callback):
 def _scores(model: TaskModel, setup: Setup, data: Data, split: str) -> Floats:
     """Probabilities of a split's rows in the order of the files."""
     dataset = task_dataset(
-        data.pattern(split), model.encoder, _BATCH, with_keys=True, in_order=False, by_rows=True
+        data.pattern(split),
+        model.encoder,
+        SCORED_TASKS,
+        with_keys=True,
+        in_order=False,
+        by_rows=True,
     )
     rows = getattr(data, split)
     if setup.days_old:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from urllib.parse import parse_qsl, unquote
 
 from tfrec_limaml.errors import StoreError
@@ -11,11 +12,12 @@ from tfrec_limaml.store.secrets import REDIS_OPTIONS, REDIS_SCHEMES, check_space
 _LMDB_OPTIONS = ("dtype",)
 
 
-def open_store(address: str) -> EmbeddingStore:
+def open_store(address: str | os.PathLike[str]) -> EmbeddingStore:
     """Opens the store at an address.
 
     Args:
-        address: ``lmdb:FOLDER``, ``redis://[user:password@]HOST:PORT/DB``, ``rediss://`` (TLS),
+        address: A path (`pathlib.Path`) is the folder of an LMDB store. A text is
+            ``lmdb:FOLDER``, ``redis://[user:password@]HOST:PORT/DB``, ``rediss://`` (TLS),
             ``unix://PATH``, ``redis-sentinel://HOST:PORT,HOST:PORT/SERVICE/DB`` or
             ``redis+cluster://HOST:PORT,HOST:PORT`` (``rediss-sentinel``, ``rediss+cluster``: TLS),
             with options after ``?`` (docs/store.md lists them). ``dtype`` applies to new
@@ -25,13 +27,17 @@ def open_store(address: str) -> EmbeddingStore:
         StoreError: The address has an unknown backend, an unknown option or, for a server, a
             space, or the backend's package is not installed.
     """
+    if isinstance(address, os.PathLike):
+        from tfrec_limaml.store.lmdb_store import LmdbStore
+
+        return LmdbStore(os.fspath(address))
     check_spaces(address)
     scheme, separator, location = address.partition(":")
     if separator and scheme == "lmdb":
         folder, _, query = location.partition("?")
         if not folder.lstrip("/"):
             raise StoreError(
-                f"store address {masked(address)!r} names no folder; write lmdb:FOLDER, for "
+                f"store address {_place(address)!r} names no folder; write lmdb:FOLDER, for "
                 "example lmdb:/var/lib/limaml/store"
             )
         from tfrec_limaml.store.lmdb_store import LmdbStore
@@ -51,7 +57,7 @@ def open_store(address: str) -> EmbeddingStore:
         url, _, query = address.partition("?")
         return RedisStore.from_options(url, _options(address, query, REDIS_OPTIONS))
     raise StoreError(
-        f"store address {masked(address)!r} has an unknown backend; write lmdb:FOLDER or "
+        f"store address {_place(address)!r} has an unknown backend; write lmdb:FOLDER or "
         "redis://HOST:PORT/DB (with TLS rediss://; also unix://, redis-sentinel:// and "
         "redis+cluster://)"
     )
@@ -66,7 +72,12 @@ def _options(address: str, query: str, allowed: tuple[str, ...]) -> dict[str, st
         names = "" if is_account else f" {unknown}"
         remedy = "; percent-encode ? and @ of a password" if is_account else ""
         raise StoreError(
-            f"store address {masked(address)!r} has unknown options{names}; known ones are "
+            f"store address {_place(address)!r} has unknown options{names}; known ones are "
             f"{list(allowed)}{remedy}"
         )
     return options
+
+
+def _place(address: str) -> str:
+    """An address for a message: masked, and without options, whose values may be secrets."""
+    return masked(address).partition("?")[0]

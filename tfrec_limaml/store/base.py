@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tfrec_limaml.arrays import Integers
 from tfrec_limaml.arrays import Mask as Mask  # a public name of this module too
+from tfrec_limaml.store.closing import Closing as Closing
 
 #: Embeddings, one row per task ``[n, D]``.
 Matrix = npt.NDArray[np.float32]
@@ -156,8 +157,11 @@ class GenerationWriter(Protocol):
 
 
 @runtime_checkable
-class EmbeddingStore(Protocol):
+class EmbeddingStore(Closing, Protocol):
     """Key-value store of meta embeddings, one current generation per model version.
+
+    A context manager: the end of a ``with`` block calls ``close``, which releases connections and
+    handles; a later call of another method opens them again.
 
     A store that can make erasures wait also has ``without_erasures()``, a context in which none
     begins.
@@ -294,6 +298,3 @@ class EmbeddingStore(Protocol):
             StoreError: `keep` or `grace_seconds` is negative, another process changed the
                 generations meanwhile, or the store cannot be written.
         """
-
-    def close(self) -> None:
-        """Releases connections and handles; a later call opens them again."""

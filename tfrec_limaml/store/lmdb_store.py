@@ -45,7 +45,7 @@ from tfrec_limaml.store.lmdb_overlay import LmdbOverlays
 from tfrec_limaml.store.lmdb_writer import LmdbWriter
 
 
-class LmdbStore:
+class LmdbStore(base.Closing):
     """Embedding store in a folder; see the module's text.
 
     Args:
@@ -213,7 +213,7 @@ class LmdbStore:
         return [record.identifier for record in pruned]
 
     def close(self) -> None:
-        """See `EmbeddingStore.close`."""
+        """Closes the files of the store; a later call opens them again."""
         self._kept.clear()
         self._environments.close()
 

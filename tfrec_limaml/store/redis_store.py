@@ -61,7 +61,7 @@ _NUMBERS = ("ttl", "lease", "timeout")
 _LONGEST_SECONDS = 1e11
 
 
-class RedisStore:
+class RedisStore(base.Closing):
     """Embedding store in Redis; see the module's text.
 
     Args:
@@ -292,7 +292,7 @@ class RedisStore:
         return [record.identifier for record in pruned]
 
     def close(self) -> None:
-        """See `EmbeddingStore.close`."""
+        """Closes the connections; a later call opens them again."""
         self.client.close()
 
     def errors(self) -> contextlib.AbstractContextManager[None]:

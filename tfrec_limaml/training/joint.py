@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec_limaml.models import JointLiMAML
+from tfrec_limaml.tasks.batch_sizes import SCORED_TASKS
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.folder import episodes_in
 from tfrec_limaml.tasks.input_pipeline import task_dataset
@@ -31,9 +32,6 @@ from tfrec_limaml.tasks.sides import NEVER, Side, Sides, SplitTimes, TaskTimes
 from tfrec_limaml.tasks.support_fraction import support_range
 from tfrec_limaml.training.offset_table import OffsetTable, RefreshTable
 from tfrec_limaml.training.recipes import split_pattern
-
-#: Average number of tasks per batch when a table is computed.
-_BATCH_TASKS = 256
 
 
 def fill_table(
@@ -90,7 +88,7 @@ class _Records:
         return task_dataset(
             pattern,
             self.encoder,
-            _BATCH_TASKS,
+            SCORED_TASKS,
             max_samples=self.max_samples,
             with_keys=True,
             in_order=False,

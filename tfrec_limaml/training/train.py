@@ -17,6 +17,7 @@ import tensorflow as tf
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import adaptation_losses
 from tfrec_limaml.models import JointLiMAML, TaskModel
+from tfrec_limaml.tasks.batch_sizes import SCORED_TASKS
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.training.checkpoints import CheckpointOptions, Checkpoints
@@ -268,7 +269,7 @@ def _finish(work: _Work, fitted: _Fitted) -> Trained:
     validation = task_dataset(
         data.validation_pattern,
         work.encoder,
-        256,
+        SCORED_TASKS,
         max_samples=options.max_samples,
         with_keys=True,
         in_order=False,

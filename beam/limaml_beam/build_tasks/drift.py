@@ -1,13 +1,16 @@
 """Drift of each feature between the training and the evaluation rows, for the data card.
 
 A feature whose meaning changes at evaluation time (a recency that grows because values are
-frozen at the split) makes a model look worse, or better, than it is.
+frozen at the split) makes a model look worse, or better, than it is. A feature that only follows
+the calendar does not drift: evaluation rows are also compared with the training rows of their
+weekdays, because a period of two days has other weekdays than one of four weeks.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -20,6 +23,8 @@ from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import NAMES
 from limaml_beam.build_tasks.statistics import add_moments, moments, numbers
 from limaml_beam.rows import columnar
+from limaml_beam.rows.columnar import TIME
+from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import Feature, Schema
 
 BINS = 64  # of hashed values of categorical features
@@ -28,11 +33,13 @@ BINS = 64  # of hashed values of categorical features
 LIMITS = {"numeric": 0.5, "categorical": 0.3}
 _MIN_ROWS = 200  # a mean of fewer is too uncertain
 
-Parts = dict[tuple[str, int], Any]
+#: By feature, split and weekday (UTC): moments of numbers or a histogram of hashed values.
+Parts = dict[tuple[str, int, int], Any]
+_WEEKDAYS = 7
 
 
 class MeasureFeatures(beam.CombineFn):
-    """Joined blocks -> by feature and split, moments of numbers or a histogram of hashed values."""
+    """Joined blocks -> drift of every feature, see `drift_of`."""
 
     def __init__(self, schema: Schema, settings: TaskSettings) -> None:
         self.schema, self.settings = schema, settings
@@ -43,17 +50,18 @@ class MeasureFeatures(beam.CombineFn):
 
     def add_input(self, accumulator: Parts, block: pa.Table) -> Parts:
         """Adds a block."""
-        segment = segments(block, self.settings)
-        masks = {int(split): segment == split for split in np.unique(segment)}
+        weekday = columnar.to_numpy(block[TIME]) // DAY_MS % _WEEKDAYS
+        group = segments(block, self.settings) * _WEEKDAYS + weekday
+        masks = {int(number): group == number for number in np.unique(group)}
         for feature in self.schema.all_features:
             if feature.categorical:
-                histograms = _histograms(block, feature, segment)
-                parts = {split: histograms[split] for split in masks}
+                histograms = _histograms(block, feature, group)
+                parts = {number: histograms[number] for number in masks}
             else:
                 values = numbers(block, feature)
-                parts = {s: moments(values[rows], feature.normalise) for s, rows in masks.items()}
-            for split, part in parts.items():
-                _add(accumulator, (feature.name, split), part)
+                parts = {n: moments(values[rows], feature.normalise) for n, rows in masks.items()}
+            for number, part in parts.items():
+                _add(accumulator, (feature.name, *divmod(number, _WEEKDAYS)), part)
         return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[Parts]) -> Parts:
@@ -66,31 +74,34 @@ class MeasureFeatures(beam.CombineFn):
 
     def extract_output(self, accumulator: Parts) -> dict[str, dict[str, Any]]:
         """Drift of every feature, see `drift_of`."""
-        return {
-            feature.name: drift_of(
-                [accumulator.get((feature.name, split)) for split in range(len(NAMES))]
-            )
-            for feature in self.schema.all_features
+        splits: dict[str, list[dict[int, Any]]] = {
+            feature.name: [{} for _ in NAMES] for feature in self.schema.all_features
         }
+        for (name, split, weekday), part in accumulator.items():
+            splits[name][split][weekday] = part
+        return {name: drift_of(parts) for name, parts in splits.items()}
 
 
-def drift_of(parts: list[Any]) -> dict[str, Any]:
+def drift_of(parts: Sequence[Mapping[int, Any]]) -> dict[str, Any]:
     """Drift of one feature from its training rows, by evaluation split.
 
     Args:
-        parts: Moments or a histogram of each split; None without rows.
+        parts: Moments or histograms of each split, by weekday.
 
     Returns:
         ``kind`` and, for each evaluation split with rows, ``drift``. For numbers: the difference of
         the means in standard deviations of the training rows (after the feature's transform; the
         largest component of a vector). For categories: the share of rows that would have to change
-        their value. ``uncertain`` is true if chance alone explains the difference.
+        their value. The training rows are all of them, or those of the same weekdays if that drift
+        is smaller. ``uncertain`` is true if chance alone would explain it as a difference from all
+        training rows.
     """
     train = parts[0]
-    kind = "categorical" if isinstance(train, np.ndarray) else "numeric"
+    is_histogram = any(isinstance(part, np.ndarray) for part in train.values())
+    kind = "categorical" if is_histogram else "numeric"
     result: dict[str, Any] = {"kind": kind}
     for name, part in zip(NAMES[1:], parts[1:], strict=True):
-        if train is None or part is None:
+        if not train or not part:
             continue
         measure = _categorical if kind == "categorical" else _numeric
         drift, noise, rows = measure(train, part)
@@ -125,15 +136,16 @@ def warnings(drift: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _histograms(
-    rows: pa.Table, feature: Feature, segment: npt.NDArray[np.int64]
+    rows: pa.Table, feature: Feature, group: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """How many rows of each split ``[3, BINS]`` have a value in each bin of hashes."""
+    """How many rows of each split and weekday ``[3 * 7, BINS]`` have a value in each bin."""
     codes, distinct = columnar.codes_of(rows[feature.name])
     bins = (columnar.stable_hash(distinct) % np.uint64(BINS)).astype(np.int64)
-    return np.bincount(segment * BINS + bins[codes], minlength=len(NAMES) * BINS).reshape(-1, BINS)
+    cells = len(NAMES) * _WEEKDAYS * BINS
+    return np.bincount(group * BINS + bins[codes], minlength=cells).reshape(-1, BINS)
 
 
-def _add(total: Parts, name: tuple[str, int], part: Any) -> None:
+def _add(total: Parts, name: tuple[str, int, int], part: Any) -> None:
     if name not in total:
         total[name] = part
     elif isinstance(part, np.ndarray):
@@ -142,20 +154,59 @@ def _add(total: Parts, name: tuple[str, int], part: Any) -> None:
         total[name] = add_moments(total[name], part)
 
 
-def _numeric(train: Any, part: Any) -> tuple[float, float, int]:
+def _on_weekdays_of(
+    part: Mapping[int, Any], means: Mapping[int, Any], train: Mapping[int, Any]
+) -> Any:
+    """The mean of training rows that lie on the weekdays of other rows, in the same proportion.
+
+    Rows of a weekday that the training rows lack are compared with all training rows.
+
+    Args:
+        part: The other rows.
+        means: Means of the training rows, by weekday.
+        train: The training rows.
+    """
+    before, after = _rows(train), _rows(part)
+    total, others = sum(before.values()), sum(after.values())
+    lacking = sum(rows for day, rows in after.items() if day not in before)
+    return sum(
+        (after.get(day, 0) + lacking * rows / total) / others * means[day]
+        for day, rows in before.items()
+    )
+
+
+def _rows(parts: Mapping[int, Any]) -> dict[int, int]:
+    """Number of rows by weekday."""
+    return {
+        day: int(part.sum() if isinstance(part, np.ndarray) else part[0])
+        for day, part in parts.items()
+    }
+
+
+def _numeric(train: Mapping[int, Any], part: Mapping[int, Any]) -> tuple[float, float, int]:
     """Standardised difference of the means, four standard errors of it, and the rows."""
-    variance = np.maximum(train[2] / train[0], 0.0)
-    scale = np.sqrt(np.where(variance > 0, variance, np.maximum(part[2] / part[0], 0.0)))
-    difference = np.abs(part[1] - train[1])
-    drift = np.where(scale > 0, difference / np.where(scale > 0, scale, 1.0), difference > 0)
-    return float(drift.max()), 4.0 * math.sqrt(1 / train[0] + 1 / part[0]), int(part[0])
+    before, after = (functools.reduce(add_moments, days.values()) for days in (train, part))
+    variance = np.maximum(before[2] / before[0], 0.0)
+    scale = np.sqrt(np.where(variance > 0, variance, np.maximum(after[2] / after[0], 0.0)))
+
+    def drift_from(mean: Any) -> float:
+        gap = np.abs(after[1] - mean)
+        return float(np.where(scale > 0, gap / np.where(scale > 0, scale, 1.0), gap > 0).max())
+
+    same_days = _on_weekdays_of(part, {day: each[1] for day, each in train.items()}, train)
+    drift = min(drift_from(before[1]), drift_from(same_days))
+    return drift, 4.0 * math.sqrt(1 / before[0] + 1 / after[0]), int(after[0])
 
 
-def _categorical(
-    train: npt.NDArray[np.int64], part: npt.NDArray[np.int64]
-) -> tuple[float, float, int]:
+def _categorical(train: Mapping[int, Any], part: Mapping[int, Any]) -> tuple[float, float, int]:
     """Total variation distance, its expected value by chance, and the rows."""
-    rows = int(part.sum())
-    distance = 0.5 * np.abs(train / train.sum() - part / rows).sum()
-    used = int(((train + part) > 0).sum())
-    return float(distance), math.sqrt(used * (1 / train.sum() + 1 / rows)), rows
+    before, after = sum(train.values()), sum(part.values())
+    rows = int(after.sum())
+
+    def drift_from(shares: Any) -> float:
+        return 0.5 * float(np.abs(shares - after / rows).sum())
+
+    same_days = _on_weekdays_of(part, {day: h / h.sum() for day, h in train.items()}, train)
+    drift = min(drift_from(before / before.sum()), drift_from(same_days))
+    used = int(((before + after) > 0).sum())
+    return drift, math.sqrt(used * (1 / before.sum() + 1 / rows)), rows

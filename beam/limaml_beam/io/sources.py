@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -173,11 +173,13 @@ def read_part(
     batch_rows: int,
     text: TextFormat | None = None,
     carry: Sequence[str] = (),
+    optional: Collection[str] = (),
 ) -> Iterator[Rows]:
     """Yields the raw values of the columns, at most `batch_rows` rows at a time.
 
     Lines that are not table rows are reported beside them. `text` is the format of text files,
-    `carry` the schema's passthrough columns, for errors: the schema need not list them.
+    `carry` the schema's passthrough columns, for errors: the schema need not list them. A file may
+    lack the `optional` columns: their values are then null.
 
     Raises:
         SourceError: The file cannot be read, is truncated, or lacks a column; the message names it.
@@ -192,6 +194,7 @@ def read_part(
                 path, open_path, columns, batch_rows, text or TextFormat(), group
             )
         for rows in chunks:
+            rows = _with_nulls(rows, [name for name in columns if name in optional])
             missing = sorted(set(columns) - set(rows.table.column_names))
             if missing:
                 raise MissingColumnsError(
@@ -206,6 +209,15 @@ def read_part(
         raise SourceError(f"cannot read {path}: {error}") from error
     except READ_ERRORS as error:
         raise unreadable(path, count, error) from error
+
+
+def _with_nulls(rows: Rows, columns: Sequence[str]) -> Rows:
+    """The rows with those of some columns that they lack, without values."""
+    table = rows.table
+    for name in columns:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows))
+    return Rows(table, rows.bad)
 
 
 def _carried_text(missing: Sequence[str], carry: Sequence[str]) -> str:

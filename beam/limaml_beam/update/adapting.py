@@ -20,6 +20,7 @@ import pyarrow as pa
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.adapter import load_model, packed_adapter
 from limaml_beam.generate_embeddings.artefacts import manifest_digest
+from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.generate_embeddings.packed_adapter import PackedAdapter
 from limaml_beam.generate_embeddings.record_batches import batches_by_width
 from limaml_beam.generate_embeddings.transforms import ToTables
@@ -28,7 +29,6 @@ from limaml_beam.update.state import Offset
 from tfrec_limaml.errors import VersionMismatchError
 from tfrec_limaml.manifest import Manifest
 
-_BATCH_SIZE = 256
 _SERVING_TAG = "serve"
 
 #: Maps a turn and task keys (as in a store) to the known offsets of that turn.
@@ -118,7 +118,7 @@ class TaskAdapter:
         """Embeddings and dead letters of records."""
         to_tables = ToTables(self._manifest, generation="")
         embeddings, letters = [], []
-        for batch in batches_by_width(records, _BATCH_SIZE):
+        for batch in batches_by_width(records, EmbedOptions.batch_size):
             for part in to_tables.split(batch, adapter.adapt(batch)):
                 if isinstance(part, pa.Table):
                     embeddings.append(part)

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from limaml_beam.update.kafka_settings import KafkaStream
+from limaml_beam.update.kafka_tls import needs_tls
 from limaml_beam.update.messages import Message
 from limaml_beam.update.patience import Tell
 from tfrec_limaml.errors import LimamlError
@@ -67,6 +68,11 @@ class Topic:
         try:
             metadata = self._consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics.get(topic)
         except self._kafka.KafkaException as error:
+            if server := needs_tls(servers, self._settings.client):
+                raise LimamlError(
+                    f"the Kafka broker {server} expects TLS: add security.protocol=ssl (with a "
+                    "user and password: sasl_ssl) to the file of --kafka-config"
+                ) from error
             raise LimamlError(f"no Kafka broker answers at {servers}: {error}") from error
         if metadata is None or metadata.error is not None:
             raise LimamlError(f"the Kafka broker {servers} has no topic {topic!r}: create it first")

@@ -62,7 +62,7 @@ def merge_rows(
 def _contents(table: pa.Table, schema: Schema) -> npt.NDArray[Any]:
     """A hash of each row's content ``[n]``.
 
-    A row that lacks a passthrough value, as messages may, has the hash of a row that lacks none and
+    A row that lacks a passthrough value, as new rows may, has the hash of a row that lacks none and
     is equal to it in everything else: they are one interaction.
     """
     order = columnar.to_numpy(table[ORDER])

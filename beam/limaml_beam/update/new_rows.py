@@ -99,20 +99,20 @@ def read_new(inputs: Inputs, schema: Schema, settings: TaskSettings, tasks: Path
     """Reads new interactions.
 
     Args:
-        inputs: Their files, and those of the feature tables.
+        inputs: Their files, which may lack passthrough columns, and those of the feature tables.
         schema: The columns.
         settings: Dates and the task definitions; rows at or after ``settings.last`` are dead
             letters.
         tasks: The nightly run's records, with the values of history features.
     """
     tables = load_tables(schema, inputs.tables)
-    columns = interaction_columns(schema, settings.definitions)
+    columns, optional = _columns(schema, settings)
     text, size = inputs.interactions.text, settings.batch_rows
     new_rows, blocks = NewRows(), []
     for path in inputs.interactions.files:
         try:
             for part in parts_of_file(path):
-                for rows in read_part(part, columns, size, text, schema.carry):
+                for rows in read_part(part, columns, size, text, optional=optional):
                     new_rows.read += rows.count
                     for bad in rows.bad:
                         new_rows.skip(f"malformed_row:{bad.reason}")
@@ -150,9 +150,8 @@ def read_messages(
         version: Model version of the updater.
     """
     tables = load_tables(schema, sources)
-    columns = interaction_columns(schema, settings.definitions)
-    needed = interaction_columns(dataclasses.replace(schema, carry=()), settings.definitions)
-    raw, poison = decode(messages, columns, version, set(columns).difference(needed))
+    columns, optional = _columns(schema, settings)
+    raw, poison = decode(messages, columns, version, optional)
     new_rows = NewRows(read=len(messages))
     for bad_message in poison:
         new_rows.skip(bad_message.reason)
@@ -164,6 +163,16 @@ def read_messages(
         if block.num_rows:
             new_rows.tables = _completed(block, schema, settings, tables, tasks)
     return new_rows
+
+
+def _columns(schema: Schema, settings: TaskSettings) -> tuple[tuple[str, ...], set[str]]:
+    """The columns that are read, and those of them that files and messages may lack.
+
+    These are passthrough columns that are nothing else.
+    """
+    columns = interaction_columns(schema, settings.definitions)
+    needed = interaction_columns(dataclasses.replace(schema, carry=()), settings.definitions)
+    return columns, set(columns).difference(needed)
 
 
 def _validated(

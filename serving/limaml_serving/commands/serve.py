@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from limaml_serving.server_settings import check_settings
+from tfrec_limaml import standard_streams
 from tfrec_limaml.cli import Command
 from tfrec_limaml.commands.arguments import add_metrics_arguments
 from tfrec_limaml.errors import LimamlError
@@ -37,7 +41,8 @@ _DESCRIPTION = """\
 Serves exported models over gRPC with TensorFlow Serving's protocol (Predict, GetModelMetadata,
 GetModelStatus, HandleReloadConfigRequest, health, reflection). A development and single-node
 server: by default it listens on this machine only, and it does not batch requests. New version
-directories are loaded while it runs.
+directories are loaded while it runs. Once it accepts requests, one line on stdout gives its address
+and the versions; its log is on stderr.
 
 example:
   limaml serve EXPORT/ranker --name ranker --port 8500
@@ -146,7 +151,7 @@ def _add_tls(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+def _run(arguments: argparse.Namespace) -> None:
     _check(arguments)
     import_tensorflow(keras=False)
     models = _models(arguments)
@@ -171,11 +176,19 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     inside = None if arguments.directory is None else Path(arguments.directory) / "ranker"
     hint = f"; did you mean {inside}?" if inside is not None and inside.is_dir() else ""
-    return _serve(server, arguments.grace_seconds, hint)
+    _serve(server, arguments.grace_seconds, functools.partial(_print, as_json=arguments.json), hint)
 
 
-def _serve(server: EmbeddedServer, grace_seconds: float, hint: str = "") -> dict[str, Any]:
-    """Serves until SIGTERM, SIGINT or SIGHUP, then drains."""
+def _serve(
+    server: EmbeddedServer,
+    grace_seconds: float,
+    announce: Callable[[dict[str, Any]], None],
+    hint: str = "",
+) -> None:
+    """Serves until SIGTERM, SIGINT or SIGHUP, then drains.
+
+    `announce` receives the address and the versions once requests are accepted.
+    """
     logger = logging.getLogger(__name__)
     stop = threading.Event()
 
@@ -192,10 +205,30 @@ def _serve(server: EmbeddedServer, grace_seconds: float, hint: str = "") -> dict
         logger.warning("model %s has no version that can be served yet; waiting%s", name, hint)
     if server.metrics_target:
         logger.info("metrics at http://%s/metrics", server.metrics_target)
+    announce({"target": server.target, "models": available})
     stop.wait()
     logger.info("stopping: running requests have %s seconds to finish", grace_seconds)
     server.stop(grace_seconds)
-    return {"target": server.target, "models": available}
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    """Prints the result at once; output that cannot be written does not stop the server."""
+    try:
+        sys.stdout.write(f"{SERVE.text_of(result, as_json)}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        logging.getLogger(__name__).warning("cannot write to stdout: %s", error)
+        standard_streams.drop_output()
+
+
+def _render(result: dict[str, Any]) -> str:
+    models: dict[str, list[int]] = result["models"]
+    described = [
+        f"{name} (version {', '.join(map(str, versions))})" if versions else f"{name} (no version)"
+        for name, versions in models.items()
+    ]
+    state = "ready" if all(models.values()) else "waiting for versions"
+    return f"{state} at {result['target']}: {', '.join(described)}"
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -259,4 +292,6 @@ SERVE = Command(
     description=_DESCRIPTION,
     add_arguments=_add_arguments,
     run=_run,
+    render=_render,
+    json_help="print address and versions as one JSON object on stdout, once requests are accepted",
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+import datetime as dt
 import ipaddress
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,10 @@ from limaml_serving.server.metrics import Metrics
 from limaml_serving.server.model_service import ModelService
 from limaml_serving.server.predict import PredictionService
 from limaml_serving.server.reflection import MODEL_SERVICE, PREDICTION_SERVICE, enable_reflection
+from limaml_serving.server.tls import ServerTls
 from limaml_serving.server_settings import check_settings
+
+logger = logging.getLogger(__name__)
 
 #: Threads for status and metadata, and calls that may wait for them. They are separate, so that
 #: they answer while predictions queue up.
@@ -33,33 +37,6 @@ _RELOADS = 8
 _JOIN_SECONDS = 5.0
 #: The health service for the detection of new versions.
 WATCHER_SERVICE = "limaml.VersionWatcher"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ServerTls:
-    """Files (PEM) for TLS.
-
-    Attributes:
-        private_key: The server's private key.
-        certificate_chain: Its certificate chain.
-        client_ca: Certificate authority of clients; if given, clients must show a certificate
-            (mutual TLS).
-    """
-
-    private_key: Path
-    certificate_chain: Path
-    client_ca: Path | None = None
-
-    def credentials(self) -> grpc.ServerCredentials:
-        """Reads the files; raises `ConfigError` if one cannot be read."""
-        try:
-            pair = (Path(self.private_key).read_bytes(), Path(self.certificate_chain).read_bytes())
-            roots = None if self.client_ca is None else Path(self.client_ca).read_bytes()
-        except OSError as error:
-            raise ConfigError(f"cannot read a TLS file: {error}") from error
-        return grpc.ssl_server_credentials(
-            [pair], root_certificates=roots, require_client_auth=roots is not None
-        )
 
 
 class EmbeddedServer:
@@ -171,6 +148,9 @@ class EmbeddedServer:
                 f"cannot listen on {address}: is the port taken, or the host not this machine's? "
                 f"Choose another --port or --host.{tls}"
             ) from error
+        if self._tls is not None:
+            for warning in self._tls.warnings(dt.datetime.now(dt.UTC)):
+                logger.warning("%s", warning)
         try:
             self._serve_metrics()
             for pool in self._pools:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import time
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 from toys import toy_schema
 
-from limaml_beam.build_tasks import drift, quality
+from limaml_beam.build_tasks import quality
 from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.build_tasks.split_summary import SplitSummary
-from limaml_beam.rows.columnar import TIME
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.columns import DAY_MS
@@ -27,60 +25,6 @@ SCHEMA = toy_schema(
     timestamp="t",
     tasks={"user": ("u",)},
 )
-HOW = TaskSettings(definitions=("user",), validation_start=10, test_start=20)
-
-
-def measured(x, kinds, times):
-    table = pa.table(
-        {"x": pa.array(x, pa.float32()), "kind": pa.array(kinds), TIME: pa.array(times)}
-    )
-    combine = drift.MeasureFeatures(SCHEMA, HOW)
-    half = table.num_rows // 2
-    parts = [
-        combine.add_input(combine.create_accumulator(), part)
-        for part in (table.slice(0, half), table.slice(half))
-    ]
-    return combine.extract_output(combine.merge_accumulators(parts))
-
-
-def test_drift_is_the_distance_of_means_in_standard_deviations_and_the_share_that_moved():
-    n = 1000
-    times = np.repeat([5, 15, 25], n)
-    x = np.concatenate([np.tile([0.0, 2.0], n // 2), np.tile([1.0, 3.0], n // 2), np.ones(n)])
-    kinds = ["a"] * n + ["a"] * (n // 4) + ["b"] * (3 * n // 4) + ["a"] * n
-    found = measured(x, kinds, times)
-    assert found["x"]["validation"] == {"drift": 1.0, "uncertain": False}
-    assert found["x"]["test"] == {"drift": 0.0, "uncertain": True}
-    assert found["kind"]["validation"] == {"drift": 0.75, "uncertain": False}
-    assert found["kind"]["test"]["drift"] == 0.0
-    assert drift.warnings(found) == [
-        "feature x drifts: the mean of its validation rows is 1.00 standard deviations from that "
-        "of the training rows",
-        "feature kind drifts: 75% of its validation rows are distributed differently from the "
-        "training rows",
-    ]
-
-
-def test_rows_of_one_distribution_do_not_drift():
-    draw = np.random.default_rng(0)
-    n = 900
-    kinds = draw.choice(list("abcdefghij"), 3 * n).tolist()
-    found = measured(draw.normal(size=3 * n), kinds, np.repeat([5, 15, 25], n))
-    assert drift.warnings(found) == []
-    few = measured([0.0, 0.0, 9.0], ["a", "a", "b"], [5, 5, 15])
-    assert few["x"]["validation"]["uncertain"]
-    assert drift.warnings(few) == []
-
-
-@pytest.mark.parametrize(("rows", "uncertain"), [(199, True), (200, False)])
-def test_the_mean_of_a_few_rows_is_uncertain_whatever_its_difference(rows, uncertain):
-    train, later = np.zeros(1000), np.full(rows, 9.0)
-    train[::2] = 1.0
-    found = measured(
-        np.concatenate([train, later]), ["a"] * (1000 + rows), [5] * 1000 + [15] * rows
-    )
-    assert found["x"]["validation"]["drift"] > 10
-    assert found["x"]["validation"]["uncertain"] == uncertain
 
 
 def test_quality_is_shares_of_the_rows_read_and_rows_per_day():

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import shutil
+import types
 
 import numpy as np
 import pandas as pd
@@ -55,6 +56,30 @@ def test_a_comparison_runs_once_and_goes_on_where_it_stopped(data, tmp_path, mon
     again = comparison.compare(data, tmp_path, [1, 2], names, said.append)
     assert again == result
     assert len(said) == 6, "finished runs do not start"
+
+
+def test_each_run_says_its_number_and_the_time_elapsed_and_nothing_of_the_time_left(
+    data, tmp_path, monkeypatch
+):
+    now = [1000.0]
+    monkeypatch.setattr(comparison, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def taking(seconds):
+        def run(data, seed):
+            now[0] += seconds
+            return _scorer(1.0)(data, seed)
+
+        return run
+
+    monkeypatch.setattr(comparison, "RIVALS", {"vanilla": taking(5), "limaml": taking(300)})
+    said = []
+    comparison.compare(data, tmp_path, [1, 2], ["vanilla", "limaml"], said.append)
+    assert said == [
+        "[1/4] vanilla, seed 1",
+        "[2/4] vanilla, seed 2, 5 s elapsed",
+        "[3/4] limaml, seed 1, 10 s elapsed",
+        "[4/4] limaml, seed 2, 5.2 minutes elapsed",
+    ]
 
 
 @pytest.mark.slow

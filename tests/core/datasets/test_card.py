@@ -48,7 +48,89 @@ def test_tasks_without_history_are_pointed_out(checked, own_frame):
         tables={},
         features=[{"name": "price", "role": "meta"}],
     )
-    assert any("few test tasks have a history" in warning for warning in data_card(raw)["warnings"])
+    warnings = data_card(raw)["warnings"]
+    assert [line[:45] for line in warnings if "history" in line] == [
+        "few validation tasks have a history (0 of 4),",
+        "few test tasks have a history (0 of 8), so ad",
+    ]
+    assert any(
+        "test_start = 2024-01-09, and the rows lie from 2024-01-01T00:00:00+00:00 to "
+        "2024-01-10T18:00:00+00:00; choose later dates as `split` in the schema, or by "
+        "--test-start of `limaml prepare`, or use coarser tasks" in line
+        for line in warnings
+    )
+
+
+@pytest.mark.parametrize(("known", "warned"), [(1, True), (2, False)])
+def test_a_fifth_of_the_test_tasks_with_a_history_is_enough(checked, own_frame, known, warned):
+    """Eight test rows, each of a task; `known` of these have an earlier row."""
+    names = [f"u{n}" for n in range(32)] + [f"u{n}" if n < known else f"v{n}" for n in range(8)]
+    raw, _ = checked(
+        frame=own_frame.assign(user_id=names),
+        tables={},
+        features=[{"name": "price", "role": "meta"}],
+    )
+    lines = [line for line in data_card(raw)["warnings"] if line.startswith("few test tasks")]
+    assert [f"({known} of 8)" in line for line in lines] == [True] * warned
+
+
+@pytest.mark.parametrize(
+    ("split", "part", "dates"),
+    [
+        (
+            {"train_start": "2024-01-07", "validation_start": "2024-01-07T03:00"},
+            "training",
+            "train_start = 2024-01-07 and validation_start = 2024-01-07T03:00",
+        ),
+        (
+            {"validation_start": "2024-01-08T01:00", "test_start": "2024-01-08T05:00"},
+            "validation",
+            "validation_start = 2024-01-08T01:00 and test_start = 2024-01-08T05:00",
+        ),
+        (
+            {"test_start": "2024-01-09T01:00", "test_end": "2024-01-09T05:00"},
+            "test",
+            "test_start = 2024-01-09T01:00 and test_end = 2024-01-09T05:00",
+        ),
+    ],
+)
+def test_a_part_of_the_split_without_rows_is_pointed_out_with_its_dates(
+    checked, own_frame, split, part, dates
+):
+    days = own_frame["at"].astype(int) // 86400
+    frame = own_frame[days != days.max() - 3] if part == "training" else own_frame
+    declared = {"validation_start": "2024-01-08", "test_start": "2024-01-09", **split}
+    warnings = data_card(*checked(frame=frame, split=declared))["warnings"]
+    (line,) = [line for line in warnings if line.startswith("no row is")]
+    assert line.startswith(
+        f"no row is a {part} row: {dates}, and the rows lie from 2024-01-01T00:00:00+00:00 to "
+        "2024-01-10T18:00:00+00:00; choose other dates as `split` in the schema, or by --"
+    )
+    assert all(f"--{name.replace('_', '-')}" in line for name in split)
+    assert not any("few validation" in line for line in warnings)
+
+
+@pytest.mark.parametrize(
+    ("users", "missing"),
+    [(40, ["validation", "test"]), (20, ["test"]), (8, [])],
+)
+def test_tasks_too_short_for_the_shares_of_a_split_within_tasks_are_pointed_out(
+    checked, own_frame, users, missing
+):
+    raw, invalid = checked(
+        frame=own_frame.assign(user_id=[f"u{n % users}" for n in range(40)]),
+        tables={},
+        features=[{"name": "price", "role": "meta"}],
+        split={"per_task": [0.6, 0.2, 0.2]},
+    )
+    lines = [line for line in data_card(raw, invalid)["warnings"] if line.startswith("no row is")]
+    assert [line.split()[4] for line in lines] == missing
+    rows = "1 row" if users == 40 else "2 rows"
+    for line in lines:
+        assert line.endswith(
+            "the shares of the split within tasks are 0.6, 0.2, 0.2, and the largest task has "
+            f"{rows}; choose other shares, or a split by date"
+        )
 
 
 def test_single_odd_times_and_mostly_missing_columns_are_on_the_card(checked, own_frame):

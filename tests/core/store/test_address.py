@@ -1,5 +1,7 @@
 """Store addresses: what each means, what is refused, and that no password is ever shown."""
 
+from urllib.parse import quote
+
 import numpy as np
 import pytest
 import redis.crc
@@ -51,6 +53,38 @@ def test_no_error_shows_a_password(address):
         seen.append(str(error))
         error = error.__cause__
     assert not [text for text in seen if "s3cr" in text]
+
+
+@pytest.mark.parametrize(
+    ("address", "named"),
+    [
+        ("redis://h:1/0?token=s3cret", "'redis://h:1/0' has unknown options ['token']"),
+        ("redis://u:pw@h:1/0?ttl=9&token=s3cret", "'redis://***@h:1/0' has unknown options"),
+        ("redis-sentinel://h:1/m?PREFIX=s3cret", "'redis-sentinel://h:1/m' has unknown options"),
+        ("lmdb:/tmp/x?token=s3cret", "'lmdb:/tmp/x' has unknown options ['token']"),
+        ("lmdb:?token=s3cret", "'lmdb:' names no folder"),
+        ("redsi://h:1/0?token=s3cret", "'redsi://h:1/0' has an unknown backend"),
+    ],
+)
+def test_the_value_of_an_unknown_option_is_not_shown(address, named):
+    with pytest.raises(StoreError) as caught:
+        open_store(address)
+    assert named in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["store", "a folder?dtype=float16", "lmdb:a%20b"])
+def test_a_path_is_the_folder_of_a_local_store(tmp_path, name):
+    with (
+        open_store(tmp_path / name) as store,
+        store.new_generation(1, 2) as writer,
+    ):
+        writer.put(["a"], np.ones((1, 2), np.float32))
+        writer.publish(1)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    address = "lmdb:" + quote(str(tmp_path / name))
+    with open_store(address) as store:
+        assert store.get_many(["a"], 1)[1].all()
 
 
 def test_a_text_that_quotes_an_address_is_masked():

@@ -50,6 +50,20 @@ def test_a_closed_store_is_opened_again_by_the_next_call(store):
     assert store.get_many(["b"], 1)[0][0, 0] == 6
 
 
+def test_the_end_of_a_with_block_closes_the_store_also_after_an_error(store, monkeypatch):
+    closed = []
+    close = type(store).close
+    monkeypatch.setattr(type(store), "close", lambda self: closed.append(self) or close(self))
+    with store as entered:
+        write(entered, [1, 2, 3, 4])
+        assert closed == []
+    assert closed == [store]
+    with pytest.raises(KeyError, match="of the block"), store:
+        raise KeyError("of the block")
+    assert closed == [store, store]
+    assert store.get_many(["b"], 1)[0][0, 0] == 2
+
+
 def test_unpublished_rows_are_invisible_until_the_pointer_moves(store, open_another):
     write(store, [1, 1, 1, 1])
     reader = open_another()

@@ -22,7 +22,8 @@ class Counters:
             used; their candidates count as `missing`.
         anonymous: Candidates scored without one because a key column was given as ``None``, or as a
             value that cannot be a key.
-        store_errors: Look-ups that failed; their candidates were scored without embeddings.
+        store_errors: Look-ups that failed, or were left out because the last five had failed; their
+            candidates were scored without embeddings.
         version_mismatches: Requests without published embeddings of the serving model version.
         version_changes: Number of times that the answering model version changed.
         filled: Feature columns with values replaced by the schema's default value.

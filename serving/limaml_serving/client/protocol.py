@@ -199,7 +199,7 @@ class RankingProtocol:
         keys = keys_of(rows)
         matrix = np.zeros((len(keys), model.embedding_dim), np.float32)
         found = np.zeros(len(keys), np.bool_)
-        if keys and model.version == version:
+        if keys and model.version == version and not self._faults.skips():
             limit = self._seconds_left(deadline) / 2
             try:
                 answer = yield LookUp(keys, version, limit)

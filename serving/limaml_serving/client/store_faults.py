@@ -1,4 +1,4 @@
-"""Faults of a client's store: counted, and each kind logged once a minute."""
+"""Faults of a client's store: counted, and each kind logged once a minute; pauses after some."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import time
 
 from limaml_serving.client.counters import Counters
+from limaml_serving.client.store_pause import StorePause
 from tfrec_limaml.errors import VersionMismatchError
 from tfrec_limaml.wording import counted
 
@@ -31,9 +32,17 @@ class StoreFaults:
         self._lock = threading.Lock()
         #: Failures since the store last answered; 0 unless the log says that it fails.
         self._failures = 0
+        self._pause = StorePause()
+
+    def skips(self) -> bool:
+        """Whether to rank without asking the store, because its last look-ups have failed."""
+        skips = not self._pause.asks()
+        if skips:
+            self._counters.add(store_errors=1)
+        return skips
 
     def failed(self, reason: str, error: BaseException | None = None) -> None:
-        """The store did not answer, or answered nonsense.
+        """The store did not answer, or its answer was unusable.
 
         Args:
             reason: Text for the log.
@@ -41,6 +50,7 @@ class StoreFaults:
                 cause, so that another cause is shown at once.
         """
         self._counters.add(store_errors=1)
+        self._pause.failed()
         cause = getattr(error, "__cause__", None) or error
         logged = self._warn(
             f"failed {type(cause).__name__}",
@@ -52,6 +62,7 @@ class StoreFaults:
 
     def answered(self) -> None:
         """The store answered: logged if the log says that it fails."""
+        self._pause.answered()
         if not self._failures:  # the usual case, without the lock
             return
         with self._lock:

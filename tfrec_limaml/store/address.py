@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, unquote
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store.base import EmbeddingStore
-from tfrec_limaml.store.secrets import REDIS_OPTIONS, REDIS_SCHEMES, check_spaces, masked
+from tfrec_limaml.store.secrets import REDIS_OPTIONS, REDIS_SCHEMES, check_characters, masked
 
 _LMDB_OPTIONS = ("dtype",)
 
@@ -25,13 +25,13 @@ def open_store(address: str | os.PathLike[str]) -> EmbeddingStore:
 
     Raises:
         StoreError: The address has an unknown backend, an unknown option or, for a server, a
-            space, or the backend's package is not installed.
+            space or ``#``, or the backend's package is not installed.
     """
     if isinstance(address, os.PathLike):
         from tfrec_limaml.store.lmdb_store import LmdbStore
 
         return LmdbStore(os.fspath(address))
-    check_spaces(address)
+    check_characters(address)
     scheme, separator, location = address.partition(":")
     if separator and scheme == "lmdb":
         folder, _, query = location.partition("?")

@@ -43,13 +43,15 @@ def _without_account(found: re.Match[str]) -> str:
     return f"{start}***@{place}{rest[end:]}"
 
 
-def check_spaces(address: str) -> None:
-    """Raises `StoreError` for white space in an address of a server; shows no part of it.
+def check_characters(address: str) -> None:
+    """Raises `StoreError` for white space or ``#`` in an address of a server; shows no part of it.
 
-    In a text, nothing tells where a password with a space ends.
+    In a text, nothing tells where a password with one of these ends.
     """
-    if not address.startswith("lmdb:") and re.search(r"\s", address):
+    found = None if address.startswith("lmdb:") else re.search(r"[\s#]", address)
+    if found:
+        name, code = ("a #", "%23") if found[0] == "#" else ("a space", "%20")
         raise StoreError(
-            "the store address has a space (it is not shown, since it may hold a password): "
-            "percent-encode it, %20, or remove it"
+            f"the store address has {name} (it is not shown, since it may hold a password): "
+            f"percent-encode it, {code}, or remove it"
         )

@@ -40,6 +40,8 @@ from tfrec_limaml.store.secrets import masked
         "redis://:s3cr et@127.0.0.1:1/0",
         "redis://:s3cr\tet@127.0.0.1:port/0",
         "redis://:my?s3cret@127.0.0.1:1/0",
+        "redis://:my#s3cret@127.0.0.1:1/0",
+        "redis://127.0.0.1:1/0#password=s3cret",
         "redis:/:s3cret@127.0.0.1:1/0",
         "redis::s3cret@127.0.0.1:1/0",
         ":s3cret@127.0.0.1:1/0",
@@ -71,6 +73,19 @@ def test_the_value_of_an_unknown_option_is_not_shown(address, named):
         open_store(address)
     assert named in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "remedy"),
+    [
+        ("redis://:my secret@h:1/0", "has a space .* percent-encode it, %20"),
+        ("redis://:my#secret@h:1/0", "has a # .* percent-encode it, %23"),
+    ],
+)
+def test_a_character_that_must_be_encoded_is_named_without_the_address(address, remedy):
+    with pytest.raises(StoreError, match=remedy) as caught:
+        open_store(address)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["store", "a folder?dtype=float16", "lmdb:a%20b"])

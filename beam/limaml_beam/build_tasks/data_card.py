@@ -152,7 +152,7 @@ def _dates(settings: TaskSettings) -> str:
 
 
 def check_splits(summary: SplitSummary, settings: TaskSettings) -> None:
-    """Raises `LimamlError` if a split is empty: its dates are outside the data."""
+    """Raises `LimamlError` if a split is empty: its dates are outside the data, or tasks short."""
     empty = [name for name, rows in zip(NAMES, summary.rows, strict=True) if not rows]
     if empty and not settings.recent_only:
         spans = {
@@ -160,9 +160,13 @@ def check_splits(summary: SplitSummary, settings: TaskSettings) -> None:
             for name, part in summary.describe().items()
             if part["rows"]
         }
+        remedy = "fix the split dates"
+        if settings.task_shares is not None:
+            shares = ",".join(f"{share:g}" for share in settings.task_shares)
+            remedy = f"choose other shares than {shares} (--split-per-task), or a split by date"
         raise LimamlError(
-            f"no rows in {' and '.join(empty)}; the data hold {spans}: fix the split dates, or "
-            "give --recent-only"
+            f"no rows in {' and '.join(empty)}; the data hold {spans}: {remedy}, or give "
+            "--recent-only"
         )
 
 

@@ -3,7 +3,8 @@
 The history features of a training row are computed at its own time; those of a served row are as
 old as the last job. An episode draws a time, the *split time*, for each task: rows before it are
 support rows, and rows from it on are query rows whose history features are frozen at the split
-time, as those of validation and test rows are frozen at the start of their split.
+time, as those of validation and test rows are frozen at the start of their split. With a split by
+date, query rows are only those of as long a period as that of the validation rows.
 """
 
 from __future__ import annotations
@@ -133,10 +134,29 @@ def definitions_with(schema: Schema, settings: TaskSettings) -> tuple[str, ...]:
 
 def query_starts(table: pa.Table, starts: Integers, stops: Integers, episode: int) -> Integers:
     """Index of the first query row of each record of training rows ``[records]``."""
-    before = columnar.to_numpy(table[TIME]) < split_times_of(table)[:, episode]
-    total = np.concatenate([[0], np.cumsum(before)])
-    support: Integers = total[stops] - total[starts]
-    return support
+    return _rows_before(table, starts, stops, split_times_of(table)[:, episode])
+
+
+def query_stops(
+    table: pa.Table, settings: TaskSettings, starts: Integers, stops: Integers, episode: int
+) -> Integers:
+    """One past the last query row of each record of training rows ``[records]``.
+
+    With a split by date, query rows are those of as long a period after the split time as that of
+    the validation rows: a row that is served comes soon after the last job. With a split within
+    tasks, they are all rows that follow; see `docs/decisions.md`.
+    """
+    if settings.task_shares is not None:
+        return stops
+    end = split_times_of(table)[:, episode] + settings.validation_length
+    return starts + _rows_before(table, starts, stops, end)
+
+
+def _rows_before(table: pa.Table, starts: Integers, stops: Integers, limits: Integers) -> Integers:
+    """Rows of each record that are earlier than their row's limit ``[records]``."""
+    total = np.concatenate([[0], np.cumsum(columnar.to_numpy(table[TIME]) < limits)])
+    count: Integers = total[stops] - total[starts]
+    return count
 
 
 def frozen_columns(schema: Schema, table: pa.Table, episode: int) -> dict[str, pa.ChunkedArray]:

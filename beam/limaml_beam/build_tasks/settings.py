@@ -80,6 +80,11 @@ class TaskSettings:
         return self.validation_start - self.window
 
     @property
+    def validation_length(self) -> int:
+        """Length of the period of the validation rows of a split by date, milliseconds."""
+        return self.test_start - self.validation_start
+
+    @property
     def recent_start(self) -> int:
         """Start of the window before `test_start`."""
         return self.test_start - self.window

@@ -187,11 +187,16 @@ class WriteShard(beam.DoFn):
         for split, positions in by_split.items():
             yield split, encoded(record_encoder, positions), positions
         for number, name in enumerate(self.episodes):
-            train = by_split["train"]
-            starts = episodes.query_starts(part, train.starts, train.stops, number)
-            positions = dataclasses.replace(train, query_starts=starts)
+            positions = self._episode(by_split["train"], part, number)
             frozen = record_encoder.with_columns(episodes.frozen_columns(self.schema, part, number))
             yield name, encoded(frozen, positions), positions
+
+    def _episode(self, train: Spans, part: pa.Table, number: int) -> Spans:
+        """The records of an episode: those of the training rows that have query rows."""
+        starts = episodes.query_starts(part, train.starts, train.stops, number)
+        stops = episodes.query_stops(part, self.settings, train.starts, train.stops, number)
+        kept = np.flatnonzero(stops > train.starts + starts)
+        return Spans(train.keys.take(pa.array(kept)), train.starts[kept], stops[kept], starts[kept])
 
     def _kept_rows(
         self, shard: int

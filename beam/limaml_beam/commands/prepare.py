@@ -38,6 +38,8 @@ Pass Beam's flags as --beam=FLAG, for example --beam=--runner=DataflowRunner, or
 to `python -m limaml_beam.build_tasks`. Next: limaml train tasks --output run
 """
 
+_FEW_ROWS = 50_000  # training rows below which episodes of a split by date have helped
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml prepare``."""
@@ -269,12 +271,22 @@ def render(card: dict[str, Any]) -> str:
                 f"{part['support_rows']} support and {counted(part['query_rows'], 'query row')}"
             )
     lines += [f"  check: {warning}" for warning in card["warnings"]]
+    lines += _hints(card)
     next_command = (
         f"limaml train {shlex.quote(card['output'])} --output RUN"
         if trained
         else f"limaml embed {shlex.quote(card['output'])} --export EXPORT --output EMBEDDINGS"
     )
     return "\n".join([*lines, f"next: {next_command}"])
+
+
+def _hints(card: Mapping[str, Any]) -> list[str]:
+    """A line on episodes, if they are likely to help; see docs/results/small_data.md."""
+    settings, rows = card["settings"], card["splits"]["train"]["rows"]
+    by_date = settings["task_shares"] is None and not settings["recent_only"]
+    if rows >= _FEW_ROWS or not by_date or not card["history"] or settings["episodes"]:
+        return []
+    return [f"  few training rows ({rows}): --episodes 24 may raise the AUC of LiMAML"]
 
 
 COMMAND = Command(

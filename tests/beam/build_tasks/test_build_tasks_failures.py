@@ -17,7 +17,7 @@ from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.io import staged_output
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema.schema import Feature, Label, parse_time
+from tfrec_limaml.schema.schema import Feature, Label, Split, parse_time
 
 
 def test_a_missing_value_is_not_a_duplicate_of_the_fill_value(
@@ -169,6 +169,17 @@ def test_a_split_without_rows_names_the_time_span_of_the_data(
     raw = write_raw(tmp_path / "raw", shop_schema, shop_frames(rows=60))
     with pytest.raises(LimamlError, match=r"no rows in train.*2024-01-0"):
         run(raw, shop_schema, tmp_path / "tasks", validation_start="2023-01-01")
+
+
+def test_tasks_too_short_for_the_shares_of_a_split_within_tasks_name_the_shares(
+    tmp_path, shop_schema, shop_frames, write_raw
+):
+    schema = shop_schema.replace(split=Split(per_task=(0.9, 0.05, 0.05)))
+    frames = shop_frames(rows=60)
+    frames["interactions"] = frames["interactions"].drop_duplicates("member")
+    raw = write_raw(tmp_path / "raw", schema, frames)
+    with pytest.raises(LimamlError, match=r"choose other shares than 0\.9,0\.05,0\.05 \(--split"):
+        run(raw, schema, tmp_path / "tasks")
 
 
 @pytest.mark.parametrize(

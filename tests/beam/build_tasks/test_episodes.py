@@ -12,6 +12,7 @@ from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.build_tasks.split_summary import SplitSummary
 from limaml_beam.io.pipeline_options import local_by_default
 from tfrec_limaml.cli import main
+from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import History, Split
 from tfrec_limaml.tasks.folder import episodes_in
 
@@ -55,13 +56,15 @@ def test_query_rows_see_history_up_to_the_cut_and_support_rows_up_to_their_own_t
     frozen, split_times = 0, {}
     for number in range(3):
         episode = read_tasks(out, "member", f"episode-{number}")
-        assert episode.keys() == train.keys()
+        if per_task:
+            assert episode.keys() == train.keys()
         for key, (start, steps) in episode.items():
             own = train[key][1]
+            assert len(steps) == len(own) or not per_task
+            own = own[: len(steps)]
             assert [s["timestamp"] for s in steps] == [s["timestamp"] for s in own]
-            assert 0 <= start <= len(steps)
+            assert 0 <= start < len(steps)
             if per_task:
-                assert start < len(steps)
                 split_times.setdefault(key, []).append(steps[start]["timestamp"])
             for place, (row, plain) in enumerate(zip(steps, own, strict=True)):
                 assert row["item"] == plain["item"]
@@ -90,7 +93,15 @@ def test_by_date_an_episode_has_one_cut_for_all_tasks(build, read_tasks):
         assert "episode-2" in card["tasks"][definition]
         for number, split_time in enumerate(split_times_by_date(summary, 3)):
             both_sides = 0
-            for start, steps in read_tasks(out, definition, f"episode-{number}").values():
+            end = split_time + 2 * DAY_MS  # the validation rows are of two days
+            train = {
+                key: [step["timestamp"] for step in steps if step["timestamp"] < end]
+                for key, (_, steps) in read_tasks(out, definition, "train").items()
+            }
+            episode = read_tasks(out, definition, f"episode-{number}")
+            assert episode.keys() == {k for k, times in train.items() if times[-1:] >= [split_time]}
+            for key, (start, steps) in episode.items():
+                assert [step["timestamp"] for step in steps] == train[key]
                 assert start == sum(step["timestamp"] < split_time for step in steps)
                 for row in steps[start:]:
                     before = log[(log["item"] == row["item"]) & (log.time < split_time)]
@@ -158,3 +169,31 @@ def test_episodes_that_cannot_be_are_refused(
     raw = write_raw(tmp_path / "raw", schema, shop_frames(rows=60))
     assert main(["prepare", str(raw), "--output", str(tmp_path / "t"), *arguments]) != 0
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("few_rows", "options", "hinted"),
+    [
+        (1000, [], True),
+        (1000, ["--episodes", "2"], False),
+        (1000, ["--recent-only", "--window-end", "2024-01-11"], False),
+        (1000, ["--split-per-task", "0.6,0.2,0.2", "--episodes", "0"], False),
+        (1, [], False),
+    ],
+)
+def test_episodes_are_named_where_they_have_helped(
+    tmp_path, shop_schema, shop_frames, write_raw, capsys, monkeypatch, few_rows, options, hinted
+):
+    monkeypatch.setattr("limaml_beam.commands.prepare._FEW_ROWS", few_rows)
+    schema = shop_schema.replace(history=ITEM_HISTORY)
+    raw = write_raw(tmp_path / "raw", schema, shop_frames(rows=150))
+    assert main(["prepare", str(raw), "--output", str(tmp_path / "tasks"), *options]) == 0
+    assert ("--episodes 24 may raise the AUC" in capsys.readouterr().out) == hinted
+
+
+def test_no_hint_on_episodes_without_history_features(
+    tmp_path, shop_schema, shop_frames, write_raw, capsys
+):
+    raw = write_raw(tmp_path / "raw", shop_schema.replace(history=()), shop_frames(rows=150))
+    assert main(["prepare", str(raw), "--output", str(tmp_path / "tasks")]) == 0
+    assert "--episodes" not in capsys.readouterr().out

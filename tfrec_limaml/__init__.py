@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tfrec_limaml.export.savedmodels import export_for_serving
     from tfrec_limaml.manifest import Manifest
     from tfrec_limaml.models import EntireNetworkMAML, LiMAML, Vanilla
-    from tfrec_limaml.schema.schema import Feature, Schema
+    from tfrec_limaml.schema.schema import Feature, History, Label, Schema, Split
     from tfrec_limaml.store import open_store
     from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
     from tfrec_limaml.tasks.input_pipeline import task_dataset
@@ -46,6 +46,8 @@ __all__ = [
     "Feature",
     "FeatureEncoder",
     "GlobalBlock",
+    "History",
+    "Label",
     "LiMAML",
     "LimamlError",
     "MLPGlobalBlock",
@@ -55,6 +57,7 @@ __all__ = [
     "ModelOptions",
     "OffsetMetaBlock",
     "Schema",
+    "Split",
     "TrainOptions",
     "Vanilla",
     "export_for_serving",
@@ -70,6 +73,8 @@ _MODULES = {
     "Feature": "schema.schema",
     "FeatureEncoder": "tasks.feature_encoder",
     "GlobalBlock": "blocks",
+    "History": "schema.schema",
+    "Label": "schema.schema",
     "LiMAML": "models",
     "LimamlError": "errors",
     "MLPGlobalBlock": "blocks",
@@ -79,6 +84,7 @@ _MODULES = {
     "ModelOptions": "training.model_options",
     "OffsetMetaBlock": "blocks",
     "Schema": "schema.schema",
+    "Split": "schema.schema",
     "TrainOptions": "training.options",
     "Vanilla": "models",
     "export_for_serving": "export.savedmodels",

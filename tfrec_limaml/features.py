@@ -24,6 +24,8 @@ Features = Mapping[str, tf.Tensor]
 
 
 _SUBTASK = "subtask:"
+#: How the names of encoded features begin that are not a column's, nor a role's.
+DERIVED = ("joint:", _SUBTASK)
 
 
 def subtask_feature(definition: str) -> str:

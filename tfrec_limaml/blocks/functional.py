@@ -79,7 +79,8 @@ class FunctionalGlobalBlock(GlobalBlock):
             if tensor.name not in shapes:
                 raise LimamlError(
                     f"the model's input {tensor.name!r} is not an encoded feature; there are "
-                    f"{sorted(features_shape)}"
+                    f"{sorted(features_shape)}. A column without an embedding is part of 'meta' or "
+                    "'other': encoder.slices(role) says where"
                 )
             if tuple(shapes[tensor.name][1:]) != tuple(tensor.shape[1:]):
                 raise LimamlError(

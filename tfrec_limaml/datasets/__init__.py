@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tfrec_limaml.datasets.text_format import TextFormat
+from tfrec_limaml.paths import path_text
 
 
 def prepare(
@@ -87,7 +88,13 @@ def prepare_own(
     from tfrec_limaml.datasets import raw, user_files
 
     path = raw.check_output(output, overwrite)
-    return _finish(user_files.load_own(schema, interactions, tables or {}, text), path)
+    data = user_files.load_own(
+        path_text(schema, "schema"),
+        path_text(interactions, "interactions"),
+        {name: path_text(file, f"table {name!r}") for name, file in (tables or {}).items()},
+        text,
+    )
+    return _finish(data, path)
 
 
 def describe(
@@ -123,7 +130,8 @@ def describe(
     from tfrec_limaml.datasets.guess import Known
 
     known = Known(label=label, timestamp=timestamp, task=task)
-    return description.describe(str(target), schema, write_schema, text, known)
+    schema = None if schema is None else path_text(schema, "schema")
+    return description.describe(path_text(target, "target"), schema, write_schema, text, known)
 
 
 def names() -> list[str]:

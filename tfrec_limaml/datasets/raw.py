@@ -95,7 +95,8 @@ def check_output(output: str | Path, overwrite: bool) -> Path:
         return path
     if path.exists() and not overwrite:
         raise LimamlError(
-            f"{path} exists already; choose another --output or replace it with --overwrite"
+            f"{path} exists already; choose another --output or replace it with --overwrite (in "
+            "Python overwrite=True)"
         )
     if (
         path.exists()

@@ -12,8 +12,10 @@ import keras
 import tensorflow as tf
 
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
+from tfrec_limaml.blocks.functional import FunctionalGlobalBlock
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import zero_row
+from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 
@@ -49,6 +51,34 @@ def check_shapes(meta_block: MetaBlock, global_block: GlobalBlock, shapes: Shape
             with missing_features_named(global_block, shapes):
                 logits = global_block(rows, tf.zeros([2, width]))
             _check(global_block, "head", logits, {"N": 2})
+
+
+def check_ids(meta_block: MetaBlock, global_block: GlobalBlock, encoder: FeatureEncoder) -> None:
+    """Raises `LimamlError` if an embedding of a user's own layers lacks an id of the encoder.
+
+    It would end a later step, or on a GPU read zeros. Rows of the greatest ids run through the
+    blocks, on the processor.
+    """
+    embeddings, shapes = encoder.embeddings(), encoder.output_shapes
+    numbers = {name: number for name, (number, _) in embeddings.items() if len(shapes[name]) == 1}
+    with tf.init_scope(), tf.device("cpu:0"):
+        embedding = tf.zeros([1, meta_block.embedding_dim])
+        inputs: list[tuple[keras.layers.Layer, tuple[tf.Tensor, ...]]]
+        inputs = [(meta_block, ()), (global_block, (embedding,))]
+        for block, further in inputs:
+            if not (_is_own(block) or isinstance(block, FunctionalGlobalBlock)):
+                continue
+            for name, number in numbers.items():
+                row = zero_row(shapes)
+                row[name] += number - 1
+                try:
+                    block(row, *further)
+                except tf.errors.InvalidArgumentError as error:
+                    raise LimamlError(
+                        f"block {block.name!r} ({type(block).__name__}) has no row for the id "
+                        f"{number - 1} of the feature {name!r}; make its embedding for {number} "
+                        "ids, the number in encoder.embeddings()"
+                    ) from error
 
 
 def _check_adapted(block: MetaBlock, encoded: tf.Tensor) -> None:

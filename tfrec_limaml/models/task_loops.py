@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.features import DERIVED
 from tfrec_limaml.keras_internals import FitsUnderStrategies, build_compiled
 from tfrec_limaml.models.finite_tasks import bad_samples_as_errors
 from tfrec_limaml.models.task_batches import check_task_batch, is_task_batch
@@ -23,6 +24,7 @@ from tfrec_limaml.wording import counted
 class TaskLoops(FitsUnderStrategies):
     """Builds the model from a dataset's `element_spec` before Keras' loops run over it."""
 
+    encoder: Any
     _task_spec: Any = None
     #: Shapes of the features that the model was built with.
     built_shapes: Mapping[str, tuple[int | None, ...]] = MappingProxyType({})
@@ -203,6 +205,9 @@ class TaskLoops(FitsUnderStrategies):
             if name in features
             and not tf.TensorShape(features[name].shape[2:]).is_compatible_with(shape[1:])
         ]
+        if self.encoder is not None:
+            new = sorted(features.keys() - shapes.keys())
+            other += [f"{name!r} is new" for name in new if not name.startswith(DERIVED)]
         if missing or other:
             raise LimamlError(
                 "the batches' features are not those that the model was built with: "

@@ -14,6 +14,7 @@ from tfrec_limaml.adaptation.real_rows import RealRows
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock, check_blocks
 from tfrec_limaml.choices import AVERAGINGS, Averaging, check_choice
 from tfrec_limaml.features import Features
+from tfrec_limaml.models.checked_blocks import check_ids
 from tfrec_limaml.models.loss_and_metrics import LossAndMetrics
 from tfrec_limaml.models.model_attributes import TracedSetting, Untracked, count, number
 from tfrec_limaml.models.network import RecommenderNetwork
@@ -83,6 +84,7 @@ class TwoBlockModel(LossAndMetrics):
         self._skipped_steps = Untracked(_counter("skipped_steps"))
         if encoder is not None:
             self.build(encoder.output_shapes)
+            check_ids(self.meta_block, self.global_block, encoder)
 
     @property
     def layers(self) -> list[keras.layers.Layer]:

@@ -99,7 +99,7 @@ def build(cls: type, content: Mapping[str, Any], subject: str) -> Any:
 def check_types(value: Any, subject: str) -> None:
     """Raises `SchemaError` if a field of the dataclass `value` does not have its declared type.
 
-    Checks texts, numbers and choices. The message calls the dataclass `subject`.
+    Checks texts, numbers, choices and other dataclasses. The message calls `value` `subject`.
     """
     for name, allowed in _scalars(type(value)).items():  # type: ignore[arg-type]
         field = getattr(value, name)
@@ -108,6 +108,17 @@ def check_types(value: Any, subject: str) -> None:
             raise SchemaError(
                 f"{subject}: {name} must be {expected}, received {field!r}{_hint(field)}"
             )
+    for name, (allowed, several) in _parts(type(value)).items():  # type: ignore[arg-type]
+        field = getattr(value, name)
+        listed = isinstance(field, list | tuple)
+        for part in field if several and listed else (field,):
+            if not isinstance(part, allowed) or several != listed:
+                kind = allowed[0].__name__
+                expected = f"a list of {kind} objects" if several else f"a {kind}"
+                raise SchemaError(
+                    f"{subject}: {name} must be {expected}, received {part!r}; make one with "
+                    f"tfrec_limaml.{kind}(...)"
+                )
 
 
 @functools.cache
@@ -120,6 +131,18 @@ def _scalars(cls: Any) -> dict[str, tuple[Any, ...]]:
         if all(kind in (str, int, float, type(None)) or _is_literal(kind) for kind in allowed):
             scalars[name] = allowed
     return scalars
+
+
+@functools.cache
+def _parts(cls: Any) -> dict[str, tuple[tuple[type, ...], bool]]:
+    """Fields that hold other dataclasses: the allowed types, and whether it is a list of them."""
+    parts = {}
+    for name, hint in get_type_hints(cls).items():
+        kinds = get_args(hint) or (hint,)
+        if any(dataclasses.is_dataclass(kind) for kind in kinds):
+            allowed = tuple(kind for kind in kinds if isinstance(kind, type))
+            parts[name] = allowed, get_origin(hint) is tuple
+    return parts
 
 
 def _is_literal(kind: Any) -> bool:

@@ -145,6 +145,18 @@ class FeatureEncoder(keras.layers.Layer):
         shapes.update({subtask_feature(name): (None,) for name in self.nested})
         return {**shapes, META: (None, widths[META]), OTHER: (None, widths[OTHER])}
 
+    def slices(self, role: str) -> dict[str, slice]:
+        """The columns of each feature in the dense vector of a role, ``"meta"`` or ``"other"``.
+
+        Features with an embedding are not part of it.
+        """
+        slices, start = {}, 0
+        for feature in self.schema.all_features:
+            if feature.role == role and feature.embedding_width is None:
+                slices[feature.name] = slice(start, start + self.size(feature))
+                start += self.size(feature)
+        return slices
+
     def size(self, feature: Feature) -> int:
         """Width of a dense feature, or number of ids of a categorical one."""
         if feature.encoding == "numeric":

@@ -8,11 +8,14 @@ from typing import Any
 
 from tfrec_limaml.datasets.limits import MAX_INVALID
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.paths import path_text, path_texts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
     """The input of task records, and how they are built.
+
+    A path may also be a `pathlib.Path`; it becomes a text.
 
     Attributes:
         raw: Folder from ``limaml datasets prepare``, or None if `schema` and `interactions` name
@@ -77,6 +80,7 @@ class PrepareOptions:
     keep_rows: bool = False
 
     def __post_init__(self) -> None:
+        self._convert_paths()
         if not 0 <= self.max_bad_fraction <= 1:
             raise LimamlError(
                 "max_bad_fraction (--max-bad-fraction of limaml prepare, --max-bad-rows of limaml "
@@ -92,6 +96,18 @@ class PrepareOptions:
                 f"history_prior={self.history_prior!r} needs recent_only=True; with evaluation "
                 "splits the prior comes from the training rows"
             )
+
+    def _convert_paths(self) -> None:
+        """Makes texts of the paths; raises `LimamlError` naming what is none."""
+        texts: dict[str, Any] = {
+            "interactions": path_texts(self.interactions, "interactions"),
+            "tables": {n: path_texts(paths, f"table {n!r}") for n, paths in self.tables.items()},
+        }
+        for name in ("raw", "schema"):
+            path = getattr(self, name)
+            texts[name] = None if path is None else path_text(path, name)
+        for name, value in texts.items():
+            object.__setattr__(self, name, value)
 
     def replace(self, **changes: Any) -> PrepareOptions:
         """A copy with some fields changed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from limaml_beam.io import files, outcome
 from limaml_beam.io.pipeline_options import use_options
 from tfrec_limaml.datasets.text_format import text_format
 from tfrec_limaml.errors import LimamlError, SchemaError
+from tfrec_limaml.paths import path_text
 from tfrec_limaml.schema.schema import Schema, Split
 from tfrec_limaml.tasks.folder import DATA_CARD_FILE, SCHEMA_FILE
 
@@ -24,7 +26,10 @@ _PARTITION_BYTES, _MIN_PARTITIONS, _MAX_PARTITIONS = 2**21, 4, 4096
 
 
 def prepare(
-    options: PrepareOptions, output: str, flags: Sequence[str] = (), overwrite: bool = False
+    options: PrepareOptions,
+    output: str | os.PathLike[str],
+    flags: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Builds task records; `output` appears complete or not at all.
 
@@ -40,6 +45,12 @@ def prepare(
     Raises:
         LimamlError: As `build_tasks`, or the options name something that does not exist.
     """
+    if not isinstance(options, PrepareOptions):
+        raise LimamlError(
+            "options must be PrepareOptions, for example PrepareOptions(raw=FOLDER), received "
+            f"{options!r}"
+        )
+    output = path_text(output, "output")
     beam_options = use_options(flags)
     outcome.stage("match")
     schema, interactions, tables = sources(options)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
+
 from limaml_beam.io import files
 from tfrec_limaml.errors import LimamlError, SchemaError, VersionMismatchError
 from tfrec_limaml.manifest import EXTRA_DIRECTORY, MANIFEST_FILE, Manifest, digest_of
+from tfrec_limaml.paths import path_text
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.folder import RECENT, SCHEMA_FILE, shard_pattern
 from tfrec_limaml.version_folders import version_number
 
 
-def newest_adapter(export: str) -> str:
+def newest_adapter(export: str | os.PathLike[str]) -> str:
     """``adapter/<version>`` of the highest version in an export folder.
 
     Raises:
         VersionMismatchError: There is none.
     """
-    base = files.join(export, "adapter")
+    base = files.join(path_text(export, "export"), "adapter")
     manifests = files.matching(base, f"*/{EXTRA_DIRECTORY}/{MANIFEST_FILE}")
     names = [path.split("/")[-3] for path in manifests]
     versions = {name: number for name in names if (number := version_number(name)) is not None}
@@ -25,12 +28,13 @@ def newest_adapter(export: str) -> str:
     return files.join(base, max(versions, key=versions.__getitem__))
 
 
-def read_manifest(adapter: str) -> Manifest:
+def read_manifest(adapter: str | os.PathLike[str]) -> Manifest:
     """The manifest of ``adapter/<version>``.
 
     Raises:
         VersionMismatchError: There is none, or it cannot be read.
     """
+    adapter = path_text(adapter, "adapter")
     return Manifest.from_json(_manifest_text(adapter), _manifest_path(adapter))
 
 

@@ -19,13 +19,15 @@ from limaml_beam.generate_embeddings.tables import DEAD_LETTERS
 from limaml_beam.generate_embeddings.transforms import KEYS, CarryOver, ToTables
 from limaml_beam.io import files
 from tfrec_limaml.manifest import Manifest
+from tfrec_limaml.paths import path_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbeddingJob(EmbedOptions):
     """One run of the job: its options, and the paths that it reads and writes.
 
-    Every path may be local or on any Beam filesystem.
+    Every path may be local or on any Beam filesystem. It may also be a `pathlib.Path`, which
+    becomes a text.
 
     Attributes:
         tasks: Folder that `limaml prepare` wrote.
@@ -46,6 +48,13 @@ class EmbeddingJob(EmbedOptions):
     previous: str | None = None
     with_variance: bool = False
     keep_turns: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("tasks", "adapter", "output", "previous"):
+            path = getattr(self, name)
+            if path is not None or name != "previous":
+                object.__setattr__(self, name, path_text(path, name))
 
     @classmethod
     def from_options(cls, options: EmbedOptions, **paths: Any) -> EmbeddingJob:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.generate_embeddings.report import read_report
 from tfrec_limaml.errors import ErasedMeanwhileError, LimamlError
+from tfrec_limaml.paths import path_text
 from tfrec_limaml.store import EmbeddingStore, Generation
 from tfrec_limaml.store.base import GRACE_SECONDS
 
@@ -27,7 +29,7 @@ _ATTEMPTS = 5
 
 
 def publish(
-    folder: str,
+    folder: str | os.PathLike[str],
     store: EmbeddingStore,
     column: str = "embedding",
     keep: int = EmbedOptions.keep_generations,
@@ -48,6 +50,7 @@ def publish(
             were erased in every attempt. Readers still see the previous generation.
         LimamlError: The folder is not a finished output, or a file disagrees with its report.
     """
+    folder = path_text(folder, "folder")
     report = read_report(folder)
     version, identifier = report["model_version"], report["generation"]
     current = store.current(version)

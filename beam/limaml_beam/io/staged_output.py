@@ -42,7 +42,10 @@ def check_free(output: str, overwrite: bool, marker: str, inputs: Iterable[str] 
     if not files.exists(output) or _is_empty_folder(output):
         return
     if not overwrite:
-        raise LimamlError(f"{output} exists; give --overwrite to replace it, or another --output")
+        raise LimamlError(
+            f"{output} exists; give --overwrite (in Python overwrite=True) to replace it, or "
+            "another --output"
+        )
     folder = files.join(output, "")
     inside = next((path for path in inputs if files.join(path, "").startswith(folder)), None)
     if inside is not None:

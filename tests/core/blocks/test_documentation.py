@@ -33,3 +33,17 @@ def test_the_guide_s_own_block_works_in_a_model(names):
     adapted = model.adapt_tasks(batch, 1)
     assert model.adapted_outputs(adapted, batch["features"]).shape == (3, 2)
     assert adapted.losses[0].shape == (3,)
+
+
+def test_the_layers_of_the_guide_s_existing_model_read_its_columns(names):
+    stack = names["keras"].layers.Dense(8)
+    meta_block = names["KerasMetaBlock"](stack, embedding_dim=8)
+    block, encoder = names["personalised"], names["encoder"]
+    assert names["LiMAML"](meta_block, block, encoder=encoder).built
+    raw = {"age": [40.0, 3.0], "price": [9.5, 2.0], "hour": [3.0, 23.0]}
+    columns = {name: tf.constant(values) for name, values in raw.items()}
+    rows = encoder({**columns, "item_id": tf.constant([7, 8], tf.int64)})
+    inputs = {"item_id": rows["item_id"]}
+    inputs |= {name: columns[name][:, None] for name in ("price", "hour")}
+    (context,) = block.encode_context(rows)
+    tf.debugging.assert_near(context, names["trained"](inputs))

@@ -158,12 +158,27 @@ def test_a_table_that_is_missing_or_not_in_the_schema_is_named(files):
 
 def test_an_output_is_replaced_only_on_request_and_only_if_it_is_one(files):
     prepare(files)
-    with pytest.raises(LimamlError, match="--overwrite"):
+    with pytest.raises(LimamlError, match=r"--overwrite \(in Python overwrite=True\)"):
         prepare(files)
     prepare(files, overwrite=True)
     (files / "raw" / "schema.yaml").unlink()
     with pytest.raises(LimamlError, match="is not a prepared data set"):
         prepare(files, overwrite=True)
+
+
+def test_values_in_place_of_paths_are_refused_with_the_way_to_make_a_file(files, own_frame):
+    schema = Schema.load(files / "my.yaml")
+    with pytest.raises(LimamlError, match=r"interactions .*received a DataFrame.*to_parquet"):
+        prepare(files, interactions=own_frame)
+    with pytest.raises(LimamlError, match=r"table 'users' .*received a DataFrame.*to_parquet"):
+        prepare(files, tables={"users": own_frame})
+    with pytest.raises(LimamlError, match=r"schema .*received a Schema; .* save\('schema\.yaml'\)"):
+        datasets.prepare_own(schema, files / "clicks.csv", files / "raw")
+    with pytest.raises(LimamlError, match=r"target .*received a DataFrame.*to_parquet"):
+        datasets.describe(own_frame)
+    with pytest.raises(LimamlError, match=r"schema .*received a Schema"):
+        datasets.describe(files / "clicks.csv", schema=schema)
+    assert not (files / "raw").exists()
 
 
 def test_a_failure_leaves_neither_output_nor_rubbish_and_keeps_what_was_there(

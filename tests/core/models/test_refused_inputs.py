@@ -44,6 +44,22 @@ def test_a_dataset_of_other_features_is_refused_by_their_names(built):
         built({"meta": tf.zeros([1, 3])})
 
 
+def test_a_feature_that_the_model_s_encoder_does_not_make_is_refused_by_its_name():
+    def batches(*further):
+        batch = task_batch(np.random.default_rng(0))
+        for part in batch.values():
+            one = part["features"]["other"][..., :1]
+            part["features"] = dict.fromkeys(("meta", "other", *further), one)
+        return tf.data.Dataset.from_tensors(batch)
+
+    model = _encoded()
+    model.compile("sgd", run_eagerly=True)
+    for loop in (model.fit, model.evaluate, model.predict):
+        with pytest.raises(LimamlError, match=r"'brand' is new\. Make .*\(model\.encoder\)"):
+            loop(batches("brand"), verbose=0)
+    assert np.isfinite(model.evaluate(batches("subtask:tab", "joint:side"), verbose=0)[0])
+
+
 def test_an_epoch_that_is_shorter_than_its_steps_is_told():
     model = small_model()
     with pytest.warns(UserWarning, match="ran out of data"):

@@ -252,9 +252,13 @@ def test_an_unknown_task_definition_is_told_the_known_ones():
     [
         ({"tasks": {"u": "uid"}}, "tasks: u must be a list of names.*received 'uid'"),
         ({"carry": "abc"}, "carry must be a list of names.*received 'abc'"),
+        ({"label": "y"}, r"label must be a Label, received 'y'; make one with tfrec_limaml\.Label"),
+        ({"features": ({"name": "x"},)}, r"features must be a list of Feature .*received \{'name'"),
+        ({"features": Feature(name="x")}, r"a list of Feature objects, received Feature\(name='x'"),
+        ({"split": "2024-01-01"}, "split must be a Split, received '2024-01-01'"),
     ],
 )
-def test_one_text_is_no_list_of_names_in_python_either(changes, said):
+def test_values_of_another_type_are_refused_in_python_too(changes, said):
     declared = {
         **{"name": "s", "label": Label(name="y"), "timestamp": "t", "tasks": {"u": ("uid",)}},
         "features": (Feature(name="x", role="meta"),),

@@ -76,6 +76,24 @@ def test_every_kind_of_feature_is_encoded_as_numpy_does(
     assert {n: (None, *v.shape[1:]) for n, v in encoded.items()} == encoder.output_shapes
 
 
+def test_the_slices_of_a_role_name_the_columns_of_each_feature(
+    every_kind, encoder, make_rows, as_columns
+):
+    schema, statistics = every_kind
+    columns = as_columns(make_rows(60))
+    encoded = encoder({name: tf.constant(value) for name, value in columns.items()})
+    for role in ("meta", "other"):
+        slices = encoder.slices(role)
+        dense = {f.name: f for f in schema.all_features if f.role == role and not f.embedding_width}
+        assert list(slices) == list(dense)
+        for name, feature in dense.items():
+            expected = _expected(feature, columns[name], statistics.features.get(name))
+            np.testing.assert_allclose(
+                encoded[role][:, slices[name]], expected, rtol=1e-5, atol=1e-6, err_msg=name
+            )
+        assert sum(s.stop - s.start for s in slices.values()) == encoder.output_shapes[role][1]
+
+
 def _one(feature, value, **found):
     schema = toy_schema(feature)
     statistics = Statistics(

@@ -75,12 +75,14 @@ def refuse_mixing(
         )
 
 
-def _mixes(function: Callable[[Any], Any], values: Any) -> bool:
+def _mixes(function: Any, values: Any) -> bool:
     """Whether results for all entries differ from those for each alone, and not at random."""
 
     def outputs(start: int, stop: int) -> list[Any]:
         part = tf.nest.map_structure(lambda value: value[start:stop], values)
-        return [tf.cast(o, tf.float32).numpy() for o in tf.nest.flatten(function(part))]
+        # Not `function(part)`: TensorFlow warns if calls trace many functions of one name.
+        results = function.get_concrete_function(part)(part)
+        return [tf.cast(o, tf.float32).numpy() for o in tf.nest.flatten(results)]
 
     def same(one: list[Any], other: list[Any]) -> bool:
         pairs = zip(one, other, strict=True)

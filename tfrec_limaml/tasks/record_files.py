@@ -61,6 +61,12 @@ def record_files(pattern: Pattern | Iterable[Pattern]) -> list[str]:
             files.setdefault(file if "://" in p else os.path.abspath(file), file)
     if not files:
         raise LimamlError(f"no task records match {patterns}; `limaml prepare` writes them")
+    folder = next((file for file in files.values() if os.path.isdir(file)), None)
+    if folder is not None:
+        raise LimamlError(
+            f"{folder} is a folder: name the files of a split, such as "
+            f"{os.path.join(folder, 'train-*')}, below the folder of a task definition"
+        )
     return sorted(files.values())
 
 

@@ -109,8 +109,9 @@ class RowReader:
                 does not fit its feature.
         """
         if not isinstance(member, Mapping):
+            remedy = "; give member.to_dict()" if hasattr(member, "to_dict") else ""
             raise RequestError(
-                f"member must be a mapping from names to values, received {quote(member)}"
+                f"member must be a mapping from names to values, received {quote(member)}{remedy}"
             )
         candidate_columns, count = _as_columns(candidates)
         if count == 0:

@@ -131,6 +131,15 @@ def test_a_model_that_works_along_the_rows_is_refused(shapes, operation, late):
         block.build(shapes, (None, 4))
 
 
+def test_tensorflow_does_not_warn_of_many_blocks_in_one_process(shapes, caplog):
+    for _ in range(8):
+        other, embedding_input = _inputs("other", "meta_embedding")
+        rows = keras.ops.reshape(L.Concatenate()([other, embedding_input]), (-1, 6))
+        block = FunctionalGlobalBlock(keras.Model([other, embedding_input], L.Dense(1)(rows)))
+        block.build(shapes, (None, 4))
+    assert "retracing" not in caplog.text
+
+
 def test_a_model_that_works_along_other_axes_is_no_mixing(shapes):
     other, embedding_input = _inputs("other", "meta_embedding")
     hidden = keras.ops.cumsum(L.Concatenate()([other, embedding_input]), axis=1)

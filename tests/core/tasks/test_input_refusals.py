@@ -47,6 +47,13 @@ def test_a_pattern_without_files_is_told_with_what_writes_them(tmp_path):
         task_dataset(str(tmp_path / "train-*"), ENCODER)
 
 
+def test_a_folder_in_place_of_files_is_told_what_to_name(tmp_path):
+    folder = tmp_path / "user"
+    folder.mkdir()
+    with pytest.raises(LimamlError, match=r"user is a folder: name the .* such as .*user/train-\*"):
+        task_dataset(folder, ENCODER)
+
+
 def _without_kind():
     return SCHEMA.replace(features=SCHEMA.features[:1])
 

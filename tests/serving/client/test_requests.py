@@ -193,8 +193,11 @@ def test_malformed_requests_are_refused_with_the_reason(member, candidates, mess
 
 @pytest.mark.parametrize("member", [None, "7", [("k", 1)], pd.Series({"k": 1})])
 def test_a_member_that_is_no_mapping_is_refused(member):
-    with pytest.raises(RequestError, match="member must be a mapping from names to values, rec"):
+    with pytest.raises(
+        RequestError, match="member must be a mapping from names to values, rec"
+    ) as caught:
         RowReader([number()], [["k"]]).read(member, {"x": [1]})
+    assert str(caught.value).endswith("; give member.to_dict()") == isinstance(member, pd.Series)
 
 
 def test_a_data_frame_of_candidates_is_read_as_its_columns():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 
 import grpc
 import pytest
@@ -118,6 +119,7 @@ def test_every_certificate_of_the_chain_and_of_the_clients_authority_is_checked(
 
 
 def test_a_server_with_an_expired_certificate_starts_with_a_warning(serve, base, tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
     old = make_dated_certificate(tmp_path, "old", "20000102030405Z", "20010102030405Z")
     serve({"m": base}, tls=ServerTls(private_key=tmp_path / "old.key", certificate_chain=old))
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import keras
 import numpy as np
 import pytest
@@ -132,6 +134,7 @@ def test_a_model_that_works_along_the_rows_is_refused(shapes, operation, late):
 
 
 def test_tensorflow_does_not_warn_of_many_blocks_in_one_process(shapes, caplog):
+    caplog.set_level(logging.WARNING, "tensorflow")
     for _ in range(8):
         other, embedding_input = _inputs("other", "meta_embedding")
         rows = keras.ops.reshape(L.Concatenate()([other, embedding_input]), (-1, 6))

@@ -13,6 +13,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from tfrec_limaml.lazy_names import lazy_getattr
+
 if TYPE_CHECKING:
     from tfrec_limaml.blocks import (
         DotProductGlobalBlock,
@@ -97,9 +99,7 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.metadata.version("tfrec_limaml")
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    value = lazy_getattr(__name__, _MODULES)(name)
     _register()
     return value
 

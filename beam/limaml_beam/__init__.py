@@ -7,8 +7,9 @@ subpackage.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tfrec_limaml.lazy_names import lazy_getattr
 
 if TYPE_CHECKING:
     from limaml_beam.build_tasks.options import PrepareOptions
@@ -59,11 +60,7 @@ _MODULES = {
     "read_manifest": "generate_embeddings.artefacts",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_getattr(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

@@ -41,7 +41,7 @@ def warnings(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> li
         *_of_times(schema, frame, card),
         *_of_invalid_rows(schema, frame),
         *_of_missing_values(schema, frame, card),
-        *_of_split(schema, frame, card),
+        *([] if schema.split is None else _of_split(schema, frame, card)),
         *_of_tasks(schema, frame, card),
     ]
 

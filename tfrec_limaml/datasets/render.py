@@ -34,7 +34,9 @@ def render_card(card: dict[str, Any]) -> str:
         lines.append(
             "  split: within tasks, " + ", ".join(f"{share:g} {name}" for name, share in shares)
         )
-    elif "rows" in split:
+    elif not split["rows"]:
+        lines.append("  split: none in the schema; `limaml prepare` takes its dates")
+    else:
         lines.append(
             "  split: " + ", ".join(f"{count:,} {name}" for name, count in split["rows"].items())
         )

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tfrec_limaml.arrays import Integers
 from tfrec_limaml.arrays import Mask as Mask  # a public name of this module too
-from tfrec_limaml.store.closing import Closing as Closing
+from tfrec_limaml.closing import Closing as Closing
 
 #: Embeddings, one row per task ``[n, D]``.
 Matrix = npt.NDArray[np.float32]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 
@@ -21,10 +20,11 @@ from limaml_serving.client.steps import (
     seconds_of,
 )
 from limaml_serving.errors import ServingError
+from tfrec_limaml.closing import Closing
 from tfrec_limaml.errors import StoreError
 
 
-class Ranker(RankerBase):
+class Ranker(RankerBase, Closing):
     """Ranks candidates for a member through TensorFlow Serving's gRPC protocol.
 
     One object serves a whole process: it is safe to share between threads. Create it after forking,
@@ -129,17 +129,6 @@ class Ranker(RankerBase):
         self._closed = True
         self._store_reader.close()
         self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _drive(self, steps: Steps) -> list[Ranked]:
         try:

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from tfrec_limaml.cli import main
+from tfrec_limaml.schema.schema import Schema
 
 
 def fails(capsys, *arguments):
@@ -53,6 +54,14 @@ def test_prepare_writes_what_describe_then_shows(run_limaml, capsys, tmp_path):
     text = capsys.readouterr().out
     assert "tasks by member: 40" in text
     assert "split: " in text
+    # Without a split in the schema: `limaml prepare` takes its dates as options.
+    Schema.load(tmp_path / "raw" / "schema.yaml").replace(split=None).save(
+        tmp_path / "raw" / "schema.yaml"
+    )
+    without = run_limaml("datasets", "describe", tmp_path / "raw")
+    assert (without["tasks"], without["split"]["rows"]) == (40, {})
+    assert main(["datasets", "describe", str(tmp_path / "raw")]) == 0
+    assert "split: none in the schema; `limaml prepare`" in capsys.readouterr().out
 
 
 def test_json_may_stand_before_or_after_the_action(capsys):

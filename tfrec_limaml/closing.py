@@ -10,7 +10,7 @@ class Closing(Protocol):
     """A context manager that closes itself; subclasses implement `close`."""
 
     def close(self) -> None:
-        """Releases connections and handles; a later call opens them again."""
+        """Releases what is held, such as connections and files."""
 
     def __enter__(self) -> Self:
         return self

@@ -115,6 +115,14 @@ def _of_another_feature(block):
     block.encode_features = lambda features: features["topic"]
 
 
+def _with_its_own_variables(block):
+    block.call_adapted = lambda weights, encoded, training=False: block.dense(encoded)
+
+
+def _without_the_embedding(block):
+    block.head = lambda context, embedding, training=False: block.logit(context)[..., 0]
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
@@ -127,6 +135,8 @@ def _of_another_feature(block):
         (_too_wide, "meta", r"call_encoded of the block 'mine' .* D = 3 .* it gave \(2, 4\)"),
         (_without_rows, "meta", r"call_adapted of the block 'mine' .*\[T, S, D\].* \(3, 2\)"),
         (_of_another_feature, "meta", r"'mine' .* reads the feature 'topic'; there are \['meta', "),
+        (_with_its_own_variables, "meta", r"call_adapted .*'mine' .* do not depend on .*`weights`"),
+        (_without_the_embedding, "global", r"logits .*'mine' .* not depend on the meta embedding"),
     ],
 )
 def test_a_block_that_does_not_fit_is_named_when_the_model_is_built(change, kind, message):
@@ -134,6 +144,12 @@ def test_a_block_that_does_not_fit_is_named_when_the_model_is_built(change, kind
     change(blocks[kind])
     with pytest.raises(LimamlError, match=message):
         LiMAML(*blocks.values(), inner_steps=1).build({"meta": (None, 2), "other": (None, 5)})
+
+
+def test_a_head_whose_weights_are_zero_at_first_depends_on_the_embedding_all_the_same():
+    block = _GlobalWithoutBuild()
+    block.logit = keras.layers.Dense(1, kernel_initializer="zeros")
+    LiMAML(_MetaWithoutBuild(), block).build({"meta": (None, 2), "other": (None, 5)})
 
 
 def test_blocks_without_a_method_build_are_built_in_the_first_call_of_a_graph_too():

@@ -21,7 +21,6 @@ smallest batch with nine tenths of the highest rate; `fits`, a list with `tasks`
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -35,7 +34,7 @@ import keras
 import numpy as np
 import reference_work as work
 import tensorflow as tf
-from command_line import positive
+from command_line import parser_of, positive
 from timers import StepTimer, repeated, seconds_of_fit
 from training import NAMES, QUERY, SUPPORT, choose_device, keras_fit_step, ours_fit_step
 
@@ -184,9 +183,7 @@ def saturation(steps):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--rounds", type=positive, default=5)

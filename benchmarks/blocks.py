@@ -11,7 +11,6 @@ Keys: `meta` and `global`; in both, by the name of the block, `limaml_ms`, `vani
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -24,7 +23,7 @@ import keras
 import numpy as np
 import reference_work as work
 import tensorflow as tf
-from command_line import positive
+from command_line import parser_of, positive
 
 from tfrec_limaml import LiMAML, Vanilla, blocks
 
@@ -124,9 +123,7 @@ def measure(rounds, tasks, names):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--tasks", type=positive, default=128, help="of a batch")
     names = sorted({*META_BLOCKS, *GLOBAL_BLOCKS})

@@ -17,7 +17,6 @@ Keys: `workers`, `history`, `recent_only`, `start_up_processor_seconds`, and `ru
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -31,7 +30,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from command_line import positive
+from command_line import parser_of, positive
 
 from tfrec_limaml.schema.schema import Schema
 
@@ -136,9 +135,7 @@ def prepare(source: Path, flags: list[str]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument(
         "--copies",
         default="1,10",

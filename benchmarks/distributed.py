@@ -34,7 +34,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from command_line import positive
+from command_line import parser_of, positive
 from servers import free_ports
 
 FILES = 8
@@ -215,9 +215,7 @@ def rates(reports, size):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--workers", type=positive, default=2)
     parser.add_argument("--batch", type=positive, default=128, help="tasks per worker and step")

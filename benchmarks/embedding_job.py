@@ -24,7 +24,6 @@ import dataclasses
 import gzip
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
-from command_line import positive, print_result
+from command_line import parser_of, positive, print_measured
 
 from limaml_beam.commands.beam_flags import quiet_beam
 from limaml_beam.generate_embeddings import record_batches
@@ -153,7 +152,7 @@ def run(job: EmbeddingJob, workers: int = 0) -> Times:
     return timed(lambda: generate(job, flags, overwrite=True))
 
 
-def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     tasks = arguments.tasks
     records = make_records(tasks)
     adapter = make_export(folder / "export")
@@ -236,9 +235,7 @@ def compare_workers(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--tasks", type=positive, default=20_000)
     parser.add_argument(
         "--repeat", type=positive, default=3, help="turns of loop and job (default 3)"
@@ -254,11 +251,8 @@ def main() -> None:
         "--rough", action="store_true", help="report figures that are mostly noise, too"
     )
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
     quiet_beam(use_options([]))
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(Path(folder), arguments)
-    print_result(result, arguments.json)
+    print_measured(parser, measure)
 
 
 if __name__ == "__main__":

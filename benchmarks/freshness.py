@@ -16,7 +16,6 @@ Keys: `members`, `share`, and for each store (`lmdb`, `redis`), the first one's 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import shutil
@@ -31,7 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from command_line import positive, print_result
+from command_line import parser_of, positive, print_result
 from servers import redis_server
 from store import measure_overlay
 
@@ -203,9 +202,7 @@ def store_of(kind: str, folder: Path) -> Iterator[EmbeddingStore]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--members", type=positive, default=20_000)
     parser.add_argument("--share", type=float, default=0.01, help="members in each update")
     parser.add_argument("--rows", type=positive, default=10, help="rows of each member")

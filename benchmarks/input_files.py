@@ -11,7 +11,6 @@ Keys: `files`, `tasks`, `batch`, `cores`; `compressed` and `uncompressed`, each 
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import tempfile
@@ -23,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import reference_work as work
 import tensorflow as tf
-from command_line import positive, print_result
+from command_line import parser_of, positive, print_result
 
 from tfrec_limaml import FeatureEncoder, task_dataset
 from tfrec_limaml.tasks.folder import shard_name
@@ -79,9 +78,7 @@ def measure(args):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--files", type=positive, default=16)
     parser.add_argument("--tasks", type=positive, default=32_768, help="in all files together")

@@ -26,7 +26,7 @@ import sys
 import time
 from pathlib import Path
 
-from command_line import positive
+from command_line import parser_of, positive
 
 STEPS, TASKS = (1, 2, 3, 5, 10), (32, 64, 128, 256, 512)
 BASE_STEPS, BASE_TASKS = 1, 128
@@ -119,9 +119,7 @@ def draw(by_steps, by_tasks):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--svg", type=Path, help="draw both curves there")
     parser.add_argument(

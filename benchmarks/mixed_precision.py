@@ -17,7 +17,6 @@ Keys: `device`, `members` (without `--tasks`), `seeds`, and for each policy (`fl
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import math
@@ -30,7 +29,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-from command_line import positive
+from command_line import parser_of, positive
 from training import choose_device
 
 from tfrec_limaml import TrainOptions, task_dataset, train
@@ -97,9 +96,7 @@ def measure(tasks, members, epochs, seeds):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     source = parser.add_mutually_exclusive_group()

@@ -17,11 +17,12 @@ Keys: `rates` with `build_rows_per_core_s`, `embed_tasks_per_core_s`, `store_row
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from command_line import parser_of
 
 MEMBERS = (10**7, 10**8, 10**9)
 
@@ -68,9 +69,7 @@ def scale(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     for name in ("build-tasks", "embedding-job", "store"):
         parser.add_argument(
             f"--{name}",

@@ -51,6 +51,8 @@ from limaml_serving.client.channel import channel_options
 from limaml_serving.client.versions import KnownVersions
 from tfrec_limaml.store import open_store
 
+LOOK_UPS = 5000  # of one member each
+
 
 def latency(ranker: Ranker, ranker_folder: Path, requests: list[Any], pairs: int) -> dict[str, Any]:
     """p50 with and without the embedding and in this process, in turns of random order.
@@ -196,11 +198,11 @@ def throughput(
     }
 
 
-def look_up_ms(address: str, calls: int) -> float:
+def look_up_ms(address: str) -> float:
     """p50 of one member's look-up."""
     store = open_store(address)
     try:
-        keys = [str(n) for n in np.random.default_rng(3).integers(0, world.MEMBERS, calls)]
+        keys = [str(n) for n in np.random.default_rng(3).integers(0, world.MEMBERS, LOOK_UPS)]
         if store.current(1) is None:
             world.publish(store, 1)
         times = [timed(lambda key=key: store.get_many([key], 1))[0] for key in keys]
@@ -241,10 +243,10 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         counters = ranker.counters.snapshot()
     assert counters["failed"] == counters["unavailable"] == counters["missing"] == 0, counters
     say("look-ups")
-    result["look_up_ms"] = {"lmdb": look_up_ms(address, 5000), "redis": None}
+    result["look_up_ms"] = {"lmdb": look_up_ms(address), "redis": None}
     if shutil.which("redis-server") is not None:
         with redis_server(folder) as redis:
-            result["look_up_ms"]["redis"] = look_up_ms(redis, 5000)
+            result["look_up_ms"]["redis"] = look_up_ms(redis)
     store.close()
     return result
 

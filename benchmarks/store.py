@@ -10,14 +10,13 @@ installed) `bulk_rows_per_s`, `bytes_per_row`, `get_1_us`, `get_1_p99_us`, `get_
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from command_line import positive, print_result
+from command_line import parser_of, positive, print_result
 from servers import redis_server
 
 from tfrec_limaml.store import EmbeddingStore, open_store
@@ -125,9 +124,7 @@ def measure_redis(folder: Path, rows: int, dim: int, reads: int) -> dict[str, fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--rows", type=positive, default=1_000_000)
     parser.add_argument("--dim", type=positive, default=32)
     parser.add_argument("--reads", type=positive, default=2_000, help="timed reads of each size")

@@ -153,7 +153,7 @@ class Manifest:
 
     def write(self, version_directory: str | Path) -> Path:
         """Writes ``assets.extra/manifest.json`` to a SavedModel directory and returns its path."""
-        path = Path(version_directory) / EXTRA_DIRECTORY / MANIFEST_FILE
+        path = _path_in(version_directory)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
             json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, default=float) + "\n",
@@ -168,7 +168,7 @@ class Manifest:
         Raises:
             VersionMismatchError: There is no manifest, or one that this version cannot read.
         """
-        path = Path(version_directory) / EXTRA_DIRECTORY / MANIFEST_FILE
+        path = _path_in(version_directory)
         return cls.from_json(_text_of(path), path)
 
     @classmethod
@@ -224,7 +224,11 @@ def digest_of(text: str) -> str:
 
 def read_digest(version_directory: str | Path) -> str:
     """The digest of the manifest of a SavedModel directory; raises as `Manifest.read`."""
-    return digest_of(_text_of(Path(version_directory) / EXTRA_DIRECTORY / MANIFEST_FILE))
+    return digest_of(_text_of(_path_in(version_directory)))
+
+
+def _path_in(version_directory: str | Path) -> Path:
+    return Path(version_directory) / EXTRA_DIRECTORY / MANIFEST_FILE
 
 
 def _text_of(path: Path) -> str:

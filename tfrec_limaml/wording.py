@@ -1,10 +1,12 @@
-"""Parts of texts that people read: counts with their noun, times, and the name that was meant."""
+"""Parts of texts that people read: counts, times, quoted values, and the name that was meant."""
 
 from __future__ import annotations
 
 import datetime as dt
 import difflib
 from collections.abc import Iterable
+
+_SHOWN = 40  # characters of a value that are shown
 
 
 def counted(number: float, one: str, many: str | None = None, spec: str = "") -> str:
@@ -25,12 +27,23 @@ def utc_text(milliseconds: float, timespec: str = "seconds") -> str:
     return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC).isoformat(timespec=timespec)
 
 
+def day_text(day: int) -> str:
+    """A day, counted from 1970, as ISO 8601 text."""
+    return (dt.date(1970, 1, 1) + dt.timedelta(day)).isoformat()
+
+
 def duration(seconds: float) -> str:
     """``0.52 s``, ``3.4 minutes``, ``2.6 hours``, ``659.4 days``: above two of the next unit."""
     for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds > 2 * size:
             return f"{seconds / size:,.1f} {unit}"
     return f"{seconds:.3g} s"
+
+
+def shown(value: object) -> str:
+    """A value in quotes; only the beginning of a long one."""
+    text = str(value)
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
 def closest(name: str, candidates: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tfrec_limaml.wording import counted, duration, utc_text
+from tfrec_limaml.wording import counted, day_text, duration, shown, utc_text
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,15 @@ def test_a_duration_has_a_unit_of_its_size(seconds, text):
 def test_a_time_is_text_in_utc():
     assert utc_text(1_735_689_600_000) == "2025-01-01T00:00:00+00:00"
     assert utc_text(1_735_689_600_250, "milliseconds") == "2025-01-01T00:00:00.250+00:00"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("a" * 40, repr("a" * 40)), ("a" * 41, repr("a" * 40 + "...")), (1.5, "'1.5'")],
+)
+def test_only_the_beginning_of_a_long_value_is_shown(value, text):
+    assert shown(value) == text
+
+
+def test_days_are_counted_from_1970():
+    assert [day_text(day) for day in (0, 31, -1)] == ["1970-01-01", "1970-02-01", "1969-12-31"]

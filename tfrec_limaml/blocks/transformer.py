@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfrec_limaml.adaptation.per_task import apply_per_task
 from tfrec_limaml.blocks.mlp import MLPMetaBlock
 
 
@@ -113,12 +112,6 @@ class TransformerMetaBlock(MLPMetaBlock):
             )
             mask = _before_all(real[:, None] & seen)
         return tf.concat([encoded, self.reader(query=query, value=keys, attention_mask=mask)], -1)
-
-    def call_adapted(
-        self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False
-    ) -> tf.Tensor:
-        """Meta embeddings ``[T, N, D]`` of rows from `read_support`."""
-        return apply_per_task(self.network, weights, encoded, training)
 
     def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Un-adapted embeddings ``[N, D]`` of encoded rows ``[N, F]``.

@@ -36,7 +36,8 @@ example:
 """
 
 _DESCRIBE = """\
-Prints the data card of a prepared folder or a file (guessing a schema), or what a NAME stands for.
+Prints the data card of a prepared folder, or of a file, for which it guesses a schema. With the
+name of a built-in data set, prints facts about that data set.
 
 examples:
   limaml datasets describe kuairand-pure

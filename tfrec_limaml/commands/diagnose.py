@@ -20,11 +20,11 @@ from tfrec_limaml.wording import counted
 _DESCRIPTION = """\
 Estimates how much LiMAML could gain, before you train it. Trains a plain network on all features
 (including the history features of the schema), like `limaml train --algorithm vanilla`, and scores
-the validation rows. Then estimates how much tasks still differ, overall and in their preferences
-for each category, and measures how much AUC an effect estimated from each task's earlier rows
-gains on its later rows: a level, a preference for each category, and tastes across all features (an
-offset to the network's meta embedding). Gives a verdict for every task definition. Takes little
-longer than the training of the network.
+the validation rows. Then estimates how much tasks differ beyond the network's scores. From each
+task's earlier rows it estimates three kinds of effect: the task's level, its preference for each
+category, and tastes across all features (an offset to the network's meta embedding). It measures
+how much AUC each effect gains on the task's later rows. Gives a verdict for every task definition.
+Takes little longer than the training of the network.
 
 example:
   limaml diagnose runs/tasks

@@ -91,8 +91,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.quick and args.dataset != "simulated":
         raise LimamlError(f"--quick runs on the simulated world, received {args.dataset!r}")
     import_tensorflow()
+    from tfrec_limaml.report.tables_page import write_tables_page
     from tfrec_limaml.reproduction.paper_tables import all_tables
-    from tfrec_limaml.reproduction.run import failed, run_table, write_page
+    from tfrec_limaml.reproduction.run import failed, run_table
     from tfrec_limaml.reproduction.setups import make_cpu_devices
     from tfrec_limaml.training.recipes import configure_tensorflow
 
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         say(f"wrote {args.output / name}.md")
     runs = " (--quick)" if args.quick else ""
     title = f"The paper's tables on {args.dataset}{runs}"
-    write_page(args.output / "report.html", title, results)
+    write_tables_page(args.output / "report.html", title, results)
     failures = [line for result in results for line in failed(result)]
     if args.quick and failures:
         raise LimamlError("orderings that should always hold do not: " + "; ".join(failures))

@@ -22,8 +22,8 @@ Lists, rolls back, condemns and prunes generations of an embedding store.
   rollback  makes the previous generation current, or the one named by --generation, and condemns
             the generation that was current if it is a later one
   condemn   marks a generation as bad: rollback does not choose it, and prune removes it
-  prune     removes condemned generations and those beyond the newest --keep others, never the
-            current one; with --keep 0 all of a model version that is no longer served
+  prune     removes condemned generations, and all others except the newest --keep; never removes
+            the current one, except with --keep 0, for a model version that is no longer served
 
 example:
   limaml store list redis://127.0.0.1:6379/0

@@ -28,7 +28,7 @@ def add_adaptation(group: Any) -> None:
         "--inner-steps",
         type=int,
         metavar="N",
-        help="n: inner steps in training (default: 2, by gradient steps 3; paper: 1)",
+        help="n: inner steps in training (default: 2, with gradient steps 3; paper: 1)",
     )
     add(
         "--prior-precision",
@@ -37,7 +37,7 @@ def add_adaptation(group: Any) -> None:
         help="initial value of the offset's learned prior precision (default: 1, and also 30, and "
         "1000, if the model is best with less adaptation than in training)",
     )
-    add("--fine-tune-steps", type=int, metavar="N", help="k: the same in evaluation (default: n)")
+    add("--fine-tune-steps", type=int, metavar="N", help="inner steps in evaluation (default: n)")
     add(
         "--unadapted-loss-weight",
         type=float,

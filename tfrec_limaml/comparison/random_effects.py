@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from tfrec_limaml.adaptation.gauss_newton import MINIMUM_CURVATURE
 from tfrec_limaml.arrays import Array, Floats, Integers
 from tfrec_limaml.comparison.networks import scores
 from tfrec_limaml.comparison.rivals import Data, Outcome
-from tfrec_limaml.comparison.rows import Rows, dense
+from tfrec_limaml.comparison.rows import Rows, dense, encoded_parts
 from tfrec_limaml.diagnosis.random_intercept import logit, sigmoid
 from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.models import TaskModel
+from tfrec_limaml.tasks.folder import PARTS
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.train import train
 
@@ -44,11 +44,8 @@ def glmix(data: Data, seed: int) -> Outcome:
     logits = {"train": logit(_train_scores(model, data))}
     logits |= {s: logit(scores(model, data, s, False)) for s in ("validation", "test")}
     mean, deviation = _moments(dense(data.train, data.encoder))
-    inputs = {
-        s: (dense(getattr(data, s), data.encoder) - mean) / deviation
-        for s in ("train", "validation", "test")
-    }
-    rows = {s: getattr(data, s) for s in ("train", "validation", "test")}
+    inputs = {s: (dense(getattr(data, s), data.encoder) - mean) / deviation for s in PARTS}
+    rows = {s: getattr(data, s) for s in PARTS}
     return random_effects(rows, logits, inputs)
 
 
@@ -213,12 +210,9 @@ def _rows_by_key(keys: Array) -> dict[Any, Integers]:
 
 def _train_scores(model: TaskModel, data: Data) -> Floats:
     """The network's probabilities of the training rows, in the order of the files."""
-    parts = []
-    step = 65_536
-    for start in range(0, len(data.train.label), step):
-        raw = {n: tf.constant(v[start : start + step]) for n, v in data.train.columns.items()}
-        parts.append(model(data.encoder(raw), training=False).numpy())
-    return np.concatenate(parts).astype(np.float64)
+    parts = encoded_parts(data.train, data.encoder)
+    scores_of_parts = [model(encoded, training=False).numpy() for encoded in parts]
+    return np.concatenate(scores_of_parts).astype(np.float64)
 
 
 def _moments(values: npt.NDArray[np.float32]) -> tuple[Floats, Floats]:

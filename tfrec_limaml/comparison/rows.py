@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from tfrec_limaml.tasks.record_files import read_records, record_files
 
 #: Reason for which a rival without IDs cannot run.
 NO_FEATURE = "the schema has no feature besides IDs"
-_BATCH = 4096  # records parsed at a time
+_BATCH, _ENCODED = 4096, 65_536  # records parsed, and rows encoded, at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +152,13 @@ def table(rows: Rows, encoder: FeatureEncoder, ids: bool) -> pd.DataFrame:
     return frame.set_axis([name for name, _ in columns], axis=1)
 
 
+def encoded_parts(rows: Rows, encoder: FeatureEncoder) -> Iterator[dict[str, tf.Tensor]]:
+    """The encoded features of the rows, in order, some rows at a time."""
+    for start in range(0, len(rows.label), _ENCODED):
+        raw = {n: tf.constant(v[start : start + _ENCODED]) for n, v in rows.columns.items()}
+        yield encoder(raw)
+
+
 def dense(rows: Rows, encoder: FeatureEncoder) -> npt.NDArray[np.float32]:
     """The dense encoding ``[N, F]`` of networks, including multi-valued features.
 
@@ -159,10 +166,7 @@ def dense(rows: Rows, encoder: FeatureEncoder) -> npt.NDArray[np.float32]:
         LimamlError: All features are embedded, so there is no dense encoding.
     """
     parts = []
-    step = 65_536
-    for start in range(0, len(rows.label), step):
-        raw = {n: tf.constant(v[start : start + step]) for n, v in rows.columns.items()}
-        encoded = encoder(raw)
+    for encoded in encoded_parts(rows, encoder):
         wide = [v for v in encoded.values() if v.dtype.is_floating]
         parts.append(tf.concat(wide, -1).numpy())
     result: npt.NDArray[np.float32] = np.concatenate(parts)

@@ -112,7 +112,7 @@ def run_all(
     output: str | Path,
     todo: Sequence[tuple[str, int]],
     rivals: Mapping[str, Rival],
-    progress: Progress = lambda text: None,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """Runs rivals whose results are not yet in `output`.
 

@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 
 from tfrec_limaml.datasets import card_warnings
-from tfrec_limaml.datasets.date_split import PARTS, parts_of_rows
+from tfrec_limaml.datasets.date_split import parts_of_rows
 from tfrec_limaml.datasets.raw import RawData
 from tfrec_limaml.datasets.typed_columns import out_of_range
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.schema import Schema, parse_time
-from tfrec_limaml.tasks.folder import DATA_CARD_FILE
+from tfrec_limaml.tasks.folder import DATA_CARD_FILE, PARTS
 from tfrec_limaml.wording import utc_text
 
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1.0}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from tfrec_limaml.datasets.date_split import PARTS, parts_of_rows
+from tfrec_limaml.datasets.date_split import parts_of_rows
 from tfrec_limaml.datasets.limits import (
     FEW_TESTED,
     MAX_INVALID,
@@ -19,6 +19,7 @@ from tfrec_limaml.datasets.limits import (
 from tfrec_limaml.datasets.typed_columns import WITHOUT_OFFSET, out_of_range
 from tfrec_limaml.schema.column_times import future, implausible
 from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.tasks.folder import PARTS
 from tfrec_limaml.wording import counted
 
 #: The dates of the split between which each of its parts lies, in the order of `PARTS`.

@@ -42,7 +42,7 @@ def to_string(series: pd.Series, separator: str | None = None) -> Converted:
     """
     column = arrow_keys.simple_array(column_values.join_lists(arrow(series), separator))
     text = arrow_keys.as_text(column)
-    return _series(text, "string", series), _kinds(series, np.asarray(text.is_null()), column)
+    return _text_series(text, series), _kinds(series, np.asarray(text.is_null()), column)
 
 
 def to_float32(series: pd.Series) -> Converted:
@@ -96,7 +96,7 @@ def to_key(series: pd.Series) -> Converted:
         if not counts["unparsable"]:
             return result, counts
     text = arrow_keys.as_keys(column)
-    return _series(text, "string", series), _kinds(series, np.asarray(text.is_null()), column)
+    return _text_series(text, series), _kinds(series, np.asarray(text.is_null()), column)
 
 
 def same_key_type(left: pd.Series, right: pd.Series) -> tuple[pd.Series, pd.Series]:
@@ -125,10 +125,9 @@ def _single_text(value: Any) -> str | None:
         return None
 
 
-def _series(text: pa.Array, dtype: str, like: pd.Series) -> pd.Series:
+def _text_series(text: pa.Array, like: pd.Series) -> pd.Series:
     return pd.Series(
-        pd.array(text.to_numpy(zero_copy_only=False), dtype=dtype),
-        index=like.index,  # type: ignore[call-overload]
+        pd.array(text.to_numpy(zero_copy_only=False), dtype="string"), index=like.index
     )
 
 

@@ -14,8 +14,6 @@ from tfrec_limaml.schema.schema import Schema, Split, parse_time
 from tfrec_limaml.wording import utc_text
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-#: The parts of a split, in the order of time.
-PARTS = ("train", "validation", "test")
 #: Shares of the rows before ``validation_start`` and ``test_start``.
 _SHARES_BEFORE = (0.8, 0.9)
 

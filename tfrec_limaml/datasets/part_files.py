@@ -14,8 +14,6 @@ from tfrec_limaml.datasets import partitions, table_files
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema import arrow_keys
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".csv.zst", ".csv.bz2", ".parquet")
-
 
 def find(path: str | Path) -> tuple[list[str], dict[str, Any]]:
     """The data files of a path (a file, a folder or a pattern), sorted.
@@ -49,8 +47,8 @@ def find(path: str | Path) -> tuple[list[str], dict[str, Any]]:
 def _check_format(path: str) -> None:
     if table_files.kind_of(path) is None:
         raise SchemaError(
-            f"cannot tell the format of {path}; give files that end in one of {list(SUFFIXES)}, or "
-            "a folder with nothing else"
+            f"cannot tell the format of {path}; give files that end in one of "
+            f"{list(table_files.ENDINGS)}, or a folder with nothing else"
         )
 
 

@@ -98,11 +98,7 @@ def check_output(output: str | Path, overwrite: bool) -> Path:
             f"{path} exists already; choose another --output or replace it with --overwrite (in "
             "Python overwrite=True)"
         )
-    if (
-        path.exists()
-        and not (path / SCHEMA_FILE).is_file()
-        and not (path.is_dir() and not any(path.iterdir()))
-    ):
+    if path.exists() and not (path / SCHEMA_FILE).is_file():
         raise LimamlError(
             f"{path} is not a prepared data set (no {SCHEMA_FILE} in it), so --overwrite does not "
             f"replace it; remove it yourself"

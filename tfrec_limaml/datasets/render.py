@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tfrec_limaml.tasks.folder import PARTS
 from tfrec_limaml.wording import counted
 
 
@@ -30,7 +31,7 @@ def render_card(card: dict[str, Any]) -> str:
         lines += _definition_lines(name, facts)
     split = card["split"]
     if "per_task" in split:
-        shares = zip(("train", "validation", "test"), split["per_task"], strict=True)
+        shares = zip(PARTS, split["per_task"], strict=True)
         lines.append(
             "  split: within tasks, " + ", ".join(f"{share:g} {name}" for name, share in shares)
         )

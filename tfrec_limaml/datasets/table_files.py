@@ -24,6 +24,8 @@ from tfrec_limaml.datasets.text_format import TextFormat
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 #: Endings of compressed text files, and Arrow's names of their codecs.
 CODECS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+#: Endings of the files that are read.
+ENDINGS = (*TEXT_SUFFIXES, *(f".csv{codec}" for codec in CODECS), ".parquet")
 _COMPRESSION = re.compile(r"\.(gz|zst|bz2)$")
 
 

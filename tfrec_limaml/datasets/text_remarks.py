@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from tfrec_limaml.datasets import columns
 from tfrec_limaml.datasets.column_shapes import is_text, is_vector
 from tfrec_limaml.schema import arrow_keys
+from tfrec_limaml.wording import shown
 
 #: Words for a missing value in files of other tools; they are read as text by default.
 _NULL_WORDS = ("NA", "N/A", "n/a", "#N/A", "NaN", "nan", "<NA>", "None", r"\N", "-", "?")
@@ -47,7 +48,7 @@ def lists_as_text(series: pd.Series) -> str:
     if not len(text) or not text.str.fullmatch(r"\s*\[.*\]\s*").mean() > 0.9:
         return ""
     return (
-        f"holds lists that are written as text, such as {_shown(text.iloc[0])}; write their values "
+        f"holds lists that are written as text, such as {shown(text.iloc[0])}; write their values "
         "with a separator such as |, or as lists in a Parquet file"
     )
 
@@ -76,7 +77,7 @@ def written_numbers(series: pd.Series) -> str:
     if not np.mean(plain.notna()) > 0.5:
         return ""
     return (
-        f"{series.name} is read as text, because values such as {_shown(text[unread].iloc[0])} are "
+        f"{series.name} is read as text, because values such as {shown(text[unread].iloc[0])} are "
         "not numbers; if they should be, write them with digits and a decimal point only"
     )
 
@@ -101,7 +102,7 @@ def separated_thousands(frame: pd.DataFrame) -> list[str]:
         has_point = text.str.contains(".", regex=False)
         if has_point.any() and text.str.fullmatch(r"[+-]?(\d{1,3}|[1-9]\d{0,2}(\.\d{3})+)").all():
             remarks.append(
-                f"{name} has values such as {_shown(text[has_point].iloc[0])}; if the points "
+                f"{name} has values such as {shown(text[has_point].iloc[0])}; if the points "
                 "separate thousands, write the numbers without them"
             )
     return remarks
@@ -109,10 +110,6 @@ def separated_thousands(frame: pd.DataFrame) -> list[str]:
 
 def _sample(series: pd.Series) -> pd.Series:
     return series.dropna().head(_SAMPLE).astype(str)
-
-
-def _shown(value: str) -> str:
-    return repr(value if len(value) <= 40 else f"{value[:40]}...")
 
 
 def whole_floats(series: pd.Series) -> str:

@@ -62,7 +62,12 @@ def cohorts(
         yield "dormant", dormant & remaining
         remaining &= ~dormant
         yield "active", remaining
-    is_frequent = np.bincount(task, minlength=len(keys))[task] >= PAPER_BOUND
+    yield from paper_slices(task)
+
+
+def paper_slices(task: Array) -> Iterator[tuple[str, Array]]:
+    """Names and row masks ``[N]`` of the paper's two slices, by scored rows of the row's task."""
+    is_frequent = np.bincount(task)[task] >= PAPER_BOUND
     yield f"under {PAPER_BOUND} rows", ~is_frequent
     yield f"{PAPER_BOUND} rows or more", is_frequent
 

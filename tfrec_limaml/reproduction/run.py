@@ -1,4 +1,4 @@
-"""Runs tables, and writes their results: JSON, JSON lines, Markdown and one page."""
+"""Runs tables, and writes their results: JSON, JSON lines and Markdown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tfrec_limaml.comparison.rivals import Data
 from tfrec_limaml.comparison.run import run_all
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.evaluate import MIN_TASKS
-from tfrec_limaml.report.tables_page import ordering_sentence, write_tables_page
+from tfrec_limaml.report.tables_page import ordering_sentence
 from tfrec_limaml.reproduction.setups import Setup, Trainer
 from tfrec_limaml.reproduction.summary import summarise
 from tfrec_limaml.reproduction.table import EQUAL, Table
@@ -56,7 +56,7 @@ def run_table(
     folder = Path(output) / "runs" / table.records
     for seed in seeds:
         for setup in sorted(setups, key=_training):
-            rival = {setup.name: functools.partial(_run, trainer, setup)}
+            rival = {setup.name: functools.partial(trainer.run, setup)}
             progress_of_line = functools.partial(_report_progress, progress, table, setup)
             scored = data[setup.task]
             runs[setup.name] += run_all(
@@ -78,10 +78,6 @@ def _require_tasks(data: Data) -> None:
             f"the test rows of {data.tasks} are of {counted(tasks, 'task')}; the intervals of the "
             f"tables need {MIN_TASKS}"
         )
-
-
-def _run(trainer: Trainer, setup: Setup, data: Data, seed: int) -> Any:
-    return trainer.run(setup, data, seed)
 
 
 def _training(setup: Setup) -> str:
@@ -167,8 +163,3 @@ def failed(result: Mapping[str, Any]) -> list[str]:
         for ordering in result["orderings"]
         if ordering["robust"] and ordering["holds"] is not True
     ]
-
-
-def write_page(path: str | Path, title: str, results: Sequence[Mapping[str, Any]]) -> Path:
-    """One HTML page of all tables."""
-    return write_tables_page(path, title, results)

@@ -13,7 +13,7 @@ from tfrec_limaml.comparison.rivals import Data
 from tfrec_limaml.comparison.rows import Rows
 from tfrec_limaml.comparison.summary import paired_gain, same_seeds
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.evaluation.cohorts import PAPER_BOUND
+from tfrec_limaml.evaluation.cohorts import paper_slices
 from tfrec_limaml.evaluation.evaluate import MIN_TASKS
 from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.reproduction.table import EQUAL, Line, Ordering, Table
@@ -132,11 +132,7 @@ def masks(kind: str, data: Data) -> list[tuple[str, Mask]]:
     rows = data.test
     named_masks = [("all", np.ones(len(rows.label), bool))]
     if kind == "paper":
-        is_frequent = np.bincount(rows.task)[rows.task] >= PAPER_BOUND
-        named_masks += [
-            (f"under {PAPER_BOUND} rows", ~is_frequent),
-            (f"{PAPER_BOUND} rows or more", is_frequent),
-        ]
+        named_masks += paper_slices(rows.task)
     elif kind == "cohorts":
         new = ~np.isin(rows.task_key, np.unique(data.train.task_key))
         first = np.full(int(rows.task.max()) + 1, np.iinfo(np.int64).max)

@@ -103,9 +103,10 @@ def escape(text: str) -> str:
 
 def fits(key: str) -> bool:
     """Whether a store can hold the key: 1 to `MAX_KEY_BYTES` bytes of UTF-8."""
-    return 0 < len(key) <= MAX_KEY_BYTES and (
-        4 * len(key) <= MAX_KEY_BYTES or len(key.encode()) <= MAX_KEY_BYTES
-    )
+    try:
+        return 0 < len(key.encode()) <= MAX_KEY_BYTES
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
 
 
 def _encodes(text: str) -> bool:

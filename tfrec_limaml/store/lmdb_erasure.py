@@ -32,8 +32,8 @@ from tfrec_limaml.store.erasure import (
 from tfrec_limaml.store.file_locks import file_lock, open_locked
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog, entries_under
-from tfrec_limaml.store.lmdb_generations import LmdbGenerations
-from tfrec_limaml.store.lmdb_overlay import LmdbOverlays, copy_without, entries_without
+from tfrec_limaml.store.lmdb_generations import LmdbGenerations, lock_of
+from tfrec_limaml.store.lmdb_overlay import LmdbOverlays, copy_without
 
 _Result = TypeVar("_Result")
 
@@ -128,7 +128,7 @@ class LmdbErasure:
             return self._switch(record, record, in_data, encoded_keys)
         copied_record = dataclasses.replace(record, data=overlay.new_token())
         path = self._generations.path(copied_record)
-        lock = Path(f"{path}.lock")
+        lock = lock_of(path)
         try:
             # With the lock, `LmdbStore` does not treat the folder as that of a dead writer.
             with open_locked(lock):
@@ -177,8 +177,10 @@ class LmdbErasure:
                     latest, data=copied_record.data, count=latest.count - len(in_data)
                 )
                 if any(place.part == "overlay" for place in places):
-                    erased = functools.partial(is_erased, erased=frozenset(encoded_keys))
-                    remaining = entries_without(self._overlays.entries(latest), erased)
+                    erased, entries = frozenset(encoded_keys), self._overlays.entries(latest)
+                    remaining = {
+                        k: entry for k, entry in entries.items() if not is_erased(k, erased)
+                    }
                     changed_record = self._overlays.with_entries(changed_record, remaining)
                 self._catalog.replace(changed_record)
                 self._overlays.remove_dead(record.model_version)

@@ -72,7 +72,7 @@ class LmdbGenerations:
         path = _generation_path(self._folder, model_version, folder)
         self._environments.forget(path)
         shutil.rmtree(path, ignore_errors=True)
-        _lock_of(path).unlink(missing_ok=True)
+        lock_of(path).unlink(missing_ok=True)
 
     def remove_dead(self, model_version: int) -> None:
         """Removes the data of dead writers."""
@@ -80,7 +80,7 @@ class LmdbGenerations:
             p.name if p.is_dir() else p.name.removesuffix(LOCK_SUFFIX)
             for p in (self._folder / str(model_version)).glob("*")
         }:
-            lock = _lock_of(_generation_path(self._folder, model_version, name))
+            lock = lock_of(_generation_path(self._folder, model_version, name))
             if not lock.is_file() and self._catalog.is_published(model_version, name):
                 continue
             with contextlib.suppress(StoreError, FileNotFoundError), open_locked(lock):
@@ -107,6 +107,6 @@ def _generation_path(folder: Path, model_version: int, name: str) -> Path:
     return folder / str(model_version) / name
 
 
-def _lock_of(path: Path) -> Path:
+def lock_of(path: Path) -> Path:
     """The file that a writer of a generation's folder locks."""
     return Path(f"{path}{LOCK_SUFFIX}")

@@ -144,13 +144,6 @@ class LmdbOverlays:
         return self._folder / "overlays" / str(record.model_version) / name
 
 
-def entries_without(
-    entries: overlay.Entries, is_erased: Callable[[bytes], bool]
-) -> overlay.Entries:
-    """The entries whose keys are not erased."""
-    return {key: entry for key, entry in entries.items() if not is_erased(key)}
-
-
 def copy_without(source: Any, target: Any, is_erased: Callable[[bytes], bool]) -> None:
     """Copies a generation's environment, in order, without erased keys."""
     batch: list[tuple[bytes, bytes]] = []

@@ -17,6 +17,7 @@ from tfrec_limaml.store.base import EventTimes, Generation, Matrix
 from tfrec_limaml.store.erasure import ErasedFilter, Tombstones
 from tfrec_limaml.store.file_locks import open_locked
 from tfrec_limaml.store.generation_record import Record
+from tfrec_limaml.store.lmdb_generations import lock_of
 from tfrec_limaml.store.single_use import SingleUse
 
 
@@ -35,7 +36,7 @@ class LmdbWriter(SingleUse):
         self._publish = publish
         self._filter = ErasedFilter(tombstones)
         self._path = path
-        self._lock_path = Path(f"{self._path}{generation_rules.LOCK_SUFFIX}")
+        self._lock_path = lock_of(self._path)
         self._lock: IO[str] | None = None
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.schema.task_keys import MAX_KEY_BYTES
+from tfrec_limaml.schema.task_keys import MAX_KEY_BYTES, fits
 from tfrec_limaml.store.base import LookUpResult, Matrix
 from tfrec_limaml.store.generation_record import Record
 
@@ -34,7 +34,7 @@ _INTACT = frozenset({_RESIDUE})
 def encode_keys(keys: Sequence[str]) -> list[bytes]:
     """UTF-8 of keys to write; raises `StoreError` if one cannot be stored."""
     for key in keys:
-        if not is_storable(key):
+        if not fits(key):
             raise StoreError(
                 f"task keys must have 1 to {MAX_KEY_BYTES} bytes of UTF-8, received {key[:60]!r} "
                 f"of {len(key)} characters"
@@ -61,15 +61,7 @@ def encode_look_up(keys: Sequence[str]) -> list[bytes]:
             "task keys are texts (tfrec_limaml.schema.task_keys.task_key makes them of values): "
             f"{error}"
         ) from error
-    return [key.encode() if is_storable(key) else _UNSTORABLE for key in keys]
-
-
-def is_storable(key: str) -> bool:
-    """Whether a store can hold a key: 1 to `MAX_KEY_BYTES` bytes of UTF-8."""
-    try:
-        return 0 < len(key.encode()) <= MAX_KEY_BYTES
-    except UnicodeEncodeError:
-        return False
+    return [key.encode() if fits(key) else _UNSTORABLE for key in keys]
 
 
 def encode_values(

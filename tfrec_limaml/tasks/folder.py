@@ -22,9 +22,11 @@ DEAD_LETTERS = "dead_letter"
 HISTORY = "history"
 
 EPISODE = "episode"
-SPLITS = ("train", "validation", "test", "recent")
+#: The parts of the rows that the split dates, or shares of each task, separate.
+PARTS = ("train", "validation", "test")
 #: The split that embeddings are computed from.
 RECENT = "recent"
+SPLITS = (*PARTS, RECENT)
 
 
 def episode(number: int) -> str:

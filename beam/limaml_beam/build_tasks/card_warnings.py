@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from limaml_beam.build_tasks.split_summary import NAMES
 from tfrec_limaml.datasets.limits import FEW_TESTED, MIN_TEST_TASKS
 from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.tasks.folder import PARTS
 from tfrec_limaml.wording import counted
 
 #: Share of training rows in no record, or outside a vocabulary, above which there is a warning.
@@ -62,12 +62,12 @@ def few_tested(sizes: Mapping[str, Any]) -> list[str]:
 
 def one_class(schema: Schema, splits: Mapping[str, Any]) -> list[str]:
     """One warning per split whose binary labels are all equal, if there are evaluation rows."""
-    if schema.label.kind != "binary" or not any(splits[n]["rows"] for n in NAMES[1:]):
+    if schema.label.kind != "binary" or not any(splits[n]["rows"] for n in PARTS[1:]):
         return []
     return [
         f"{_all_rows(splits[name]['rows'], name)} the label {splits[name]['label_rate']:g}: AUC "
         "needs both classes; choose other split dates"
-        for name in NAMES
+        for name in PARTS
         if splits[name]["rows"] and splits[name]["label_rate"] in (0.0, 1.0)
     ]
 

@@ -20,10 +20,11 @@ from limaml_beam.build_tasks.row_checks import (
     UNKNOWN_KEY,
 )
 from limaml_beam.build_tasks.settings import FAR_FUTURE, FAR_PAST, TaskSettings
-from limaml_beam.build_tasks.split_summary import NAMES, SplitSummary
+from limaml_beam.build_tasks.split_summary import SplitSummary
 from limaml_beam.build_tasks.validation import UNREADABLE_VALUES
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.tasks.folder import PARTS
 
 _QUANTILES = (0, 10, 25, 50, 75, 90, 99, 100)
 
@@ -153,14 +154,14 @@ def _dates(settings: TaskSettings) -> str:
 
 def check_splits(summary: SplitSummary, settings: TaskSettings) -> None:
     """Raises `LimamlError` if a split is empty: its dates are outside the data, or tasks short."""
-    empty = [name for name, rows in zip(NAMES, summary.rows, strict=True) if not rows]
+    empty = [name for name, rows in zip(PARTS, summary.rows, strict=True) if not rows]
     if empty and not settings.recent_only:
         spans = {
             name: (part["first"], part["last"])
             for name, part in summary.describe().items()
             if part["rows"]
         }
-        remedy = "fix the split dates"
+        remedy = "correct the split dates"
         if settings.task_shares is not None:
             shares = ",".join(f"{share:g}" for share in settings.task_shares)
             remedy = f"choose other shares than {shares} (--split-per-task), or a split by date"

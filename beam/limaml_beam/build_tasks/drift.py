@@ -20,12 +20,12 @@ import pyarrow as pa
 
 from limaml_beam.build_tasks.grouping import segments
 from limaml_beam.build_tasks.settings import TaskSettings
-from limaml_beam.build_tasks.split_summary import NAMES
 from limaml_beam.build_tasks.statistics import add_moments, moments, numbers
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TIME
 from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import Feature, Schema
+from tfrec_limaml.tasks.folder import PARTS
 
 BINS = 64  # of hashed values of categorical features
 #: Drift above which the data card warns: half a standard deviation, or 30 % of the rows with
@@ -75,7 +75,7 @@ class MeasureFeatures(beam.CombineFn):
     def extract_output(self, accumulator: Parts) -> dict[str, dict[str, Any]]:
         """Drift of every feature, see `drift_of`."""
         splits: dict[str, list[dict[int, Any]]] = {
-            feature.name: [{} for _ in NAMES] for feature in self.schema.all_features
+            feature.name: [{} for _ in PARTS] for feature in self.schema.all_features
         }
         for (name, split, weekday), part in accumulator.items():
             splits[name][split][weekday] = part
@@ -100,7 +100,7 @@ def drift_of(parts: Sequence[Mapping[int, Any]]) -> dict[str, Any]:
     is_histogram = any(isinstance(part, np.ndarray) for part in train.values())
     kind = "categorical" if is_histogram else "numeric"
     result: dict[str, Any] = {"kind": kind}
-    for name, part in zip(NAMES[1:], parts[1:], strict=True):
+    for name, part in zip(PARTS[1:], parts[1:], strict=True):
         if not train or not part:
             continue
         measure = _categorical if kind == "categorical" else _numeric
@@ -116,7 +116,7 @@ def warnings(drift: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """One line for every feature that drifts beyond `LIMITS`."""
     lines = []
     for feature, feature_drift in drift.items():
-        for split in NAMES[1:]:
+        for split in PARTS[1:]:
             difference = feature_drift.get(split)
             if (
                 difference is None
@@ -141,7 +141,7 @@ def _histograms(
     """How many rows of each split and weekday ``[3 * 7, BINS]`` have a value in each bin."""
     codes, distinct = columnar.codes_of(rows[feature.name])
     bins = (columnar.stable_hash(distinct) % np.uint64(BINS)).astype(np.int64)
-    cells = len(NAMES) * _WEEKDAYS * BINS
+    cells = len(PARTS) * _WEEKDAYS * BINS
     return np.bincount(group * BINS + bins[codes], minlength=cells).reshape(-1, BINS)
 
 

@@ -29,7 +29,7 @@ class DropDuplicates(beam.DoFn):
         self, element: tuple[int, Iterable[bytes]]
     ) -> Iterator[tuple[int, pa.Table] | beam.pvalue.TaggedOutput]:
         """Concatenates, sorts by content and drops repeats."""
-        table = pa.concat_tables(list(map(self.shuffle.unpack, element[1])))
+        table = self.shuffle.unpack_all(element[1])
         times, order = columnar.to_numpy(table[TIME]), columnar.to_numpy(table[ORDER])
         ranking = np.lexsort((times, order))
         repeat = np.zeros(len(ranking), bool)

@@ -12,9 +12,10 @@ from limaml_beam.build_tasks.row_checks import ERROR, IMPLAUSIBLE, MALFORMED
 from limaml_beam.io import files
 from tfrec_limaml.schema.schema import Label, Schema
 from tfrec_limaml.tasks.folder import DEAD_LETTERS
+from tfrec_limaml.wording import shown
 
-#: Number of dead letters that are searched for a value, and of characters of it that are shown.
-_LETTERS, _SHOWN = 10_000, 40
+#: Number of dead letters that are searched for a value.
+_LETTERS = 10_000
 #: Number of reasons that are explained, the most frequent ones first.
 _REASONS = 3
 
@@ -75,12 +76,6 @@ def _lines(path: str) -> Iterator[bytes]:
 def _value(letter: Mapping[str, Any], column: str | None) -> Any:
     row = letter.get("row")
     return row.get(column) if isinstance(row, dict) else None
-
-
-def shown(value: Any) -> str:
-    """A value in quotes; only the beginning of a long one."""
-    text = str(value)
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
 def _column(schema: Schema, reason: str) -> str | None:

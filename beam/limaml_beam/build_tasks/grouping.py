@@ -104,10 +104,7 @@ class SplitByShard(beam.DoFn):
         codes, _ = columnar.codes_of(table[TASK])
         if len(codes) and np.bincount(codes).max() > self.settings.max_samples:
             table = latest(table, self.settings)
-        for shard, rows in columnar.partition(
-            table, columnar.stable_hash(table[TASK]), self.settings.shards
-        ):
-            yield shard, self.shuffle.pack(rows)
+        return self.shuffle.split(table, columnar.stable_hash(table[TASK]), self.settings.shards)
 
 
 class KeepLatest(beam.DoFn):

@@ -9,17 +9,25 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
 from limaml_beam.build_tasks import episodes
 from limaml_beam.build_tasks.grouping import TRAIN, segments
 from limaml_beam.build_tasks.key_history import KeyHistory, moments_of, one_row_per_token, stem
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary
-from limaml_beam.io import progress
+from limaml_beam.io import files, progress
 from limaml_beam.io.staged_output import write_file
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import EPISODES, LABEL, MOMENT, SEGMENT, TIME, key_column
+from limaml_beam.rows.columnar import (
+    EPISODES,
+    LABEL,
+    MOMENT,
+    PARTITION,
+    ROW,
+    SEGMENT,
+    TIME,
+    key_column,
+)
 from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.arrays import Integers
 from tfrec_limaml.schema.schema import HISTORY_VALUES, History, Schema
@@ -27,7 +35,6 @@ from tfrec_limaml.tasks import folder
 
 DIRECTORY = folder.HISTORY
 AS_OF = "event_timestamp"  # column of the online copy: the time at which its values are frozen
-_PARTITION, _ROW = "__partition", "__row"
 ONLINE = "online"
 _TIME_COLUMNS = (SEGMENT, MOMENT, EPISODES)  # columns with the times that a row's history ends at
 
@@ -46,11 +53,11 @@ class _SplitByKey(beam.DoFn):
             columns = {key_column(name): block[key_column(name)] for name in history.keys}
             columns |= {name: block[name] for name in _TIME_COLUMNS if name in block.column_names}
             columns |= {TIME: block[TIME], LABEL: block[LABEL]}
-            narrow = pa.table({**columns, _PARTITION: origins, _ROW: rows})
+            narrow = pa.table({**columns, PARTITION: origins, ROW: rows})
             narrow = one_row_per_token(narrow, self.schema, history)
             hashes = columnar.stable_hash(columnar.join_keys(narrow, history.keys))
-            for part, table in columnar.partition(narrow, hashes, self.partitions):
-                yield index * self.partitions + part, self.shuffle.pack(table)
+            for part, packed in self.shuffle.split(narrow, hashes, self.partitions):
+                yield index * self.partitions + part, packed
 
 
 class _Compute(beam.DoFn):
@@ -65,7 +72,7 @@ class _Compute(beam.DoFn):
     def process(self, element: tuple[int, Iterable[bytes]], summary: SplitSummary) -> Iterator[Any]:
         index, part = divmod(element[0], self.settings.partitions)
         history, prior = self.schema.history[index], summary.prior(self.settings)
-        table = pa.concat_tables(list(map(self.shuffle.unpack, element[1]))).combine_chunks()
+        table = self.shuffle.unpack_all(element[1]).combine_chunks()
         progress.advance("history features", table.num_rows)
         codes, _ = columnar.codes_of(columnar.join_keys(table, history.keys))
         times = columnar.to_numpy(table[TIME])
@@ -85,13 +92,10 @@ class _Compute(beam.DoFn):
                 episodes.frozen_column(name, episode): column
                 for name, column in _value_columns(history, frozen).items()
             }
-        columns |= {_PARTITION: table[_PARTITION], _ROW: table[_ROW]}
-        for partition, rows in columnar.partition(
-            pa.table(columns),
-            columnar.to_numpy(table[_PARTITION]).astype(np.uint64),
-            self.settings.partitions,
-        ):
-            yield partition, self.shuffle.pack(rows.drop_columns([_PARTITION]))
+        origins = columnar.to_numpy(table[PARTITION]).astype(np.uint64)
+        yield from self.shuffle.split(
+            pa.table({**columns, ROW: table[ROW]}), origins, self.settings.partitions
+        )
 
         first = np.unique(codes, return_index=True)[1]
         end = np.full(len(first), summary.history_end(self.settings))
@@ -146,10 +150,10 @@ class _Join(beam.DoFn):
         sums: dict[str, Any] = {}
         counts: dict[str, Any] = {}
         for values in map(self.shuffle.unpack, element[1]["values"]):
-            rows = columnar.to_numpy(values[_ROW])
+            rows = columnar.to_numpy(values[ROW])
             row_counts = np.bincount(rows, minlength=block.num_rows)
             for name in values.column_names:
-                if name != _ROW:
+                if name != ROW:
                     total = np.bincount(rows, columnar.to_numpy(values[name]), block.num_rows)
                     sums[name] = sums.get(name, 0.0) + total
                     counts[name] = counts.get(name, 0.0) + row_counts
@@ -165,7 +169,7 @@ def write_online(element: tuple[str, int, pa.Table], directory: str, partitions:
     name, part, table = element
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    path = FileSystems.join(
+    path = files.join(
         directory, DIRECTORY, f"{name}.parquet", f"part-{part:05d}-of-{partitions:05d}.parquet"
     )
     write_file(path, bytes(sink.getvalue()))

@@ -93,5 +93,5 @@ class Inputs:
                     raise LimamlError(
                         f"{source.files[0]}: column {feature.name!r} is of type {kind}, which "
                         f"cannot hold the feature (dtype {feature.dtype}, width {feature.width}); "
-                        "fix the column, or correct its declaration"
+                        "correct the column, or its declaration"
                     )

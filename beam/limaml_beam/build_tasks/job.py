@@ -9,7 +9,6 @@ import json
 from typing import Any
 
 import yaml
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from limaml_beam.build_tasks import data_card, quality
@@ -106,7 +105,7 @@ def _shuffle(directory: str, options: PipelineOptions | None) -> Shuffle:
     """
     in_process = options is not None and options.view_as(StandardOptions).runner == LOCAL_RUNNER
     return Shuffle(
-        FileSystems.join(directory, _SHUFFLE) if in_process and files.is_local(directory) else None
+        files.join(directory, _SHUFFLE) if in_process and files.is_local(directory) else None
     )
 
 
@@ -119,9 +118,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Checks the counts; writes schema, statistics and data card beside the records."""
     names = ("counts", UNREADABLE_VALUES, "summary", "statistics", "sizes", "drift")
-    report = {
-        name: _read_json(FileSystems.join(directory, REPORT, f"{name}.json")) for name in names
-    }
+    report = {name: _read_json(files.join(directory, REPORT, f"{name}.json")) for name in names}
     outcome.note(counts=report["counts"])
     outcome.stage(outcome.CHECK)
     explanation = Explanation(schema, directory)
@@ -137,18 +134,16 @@ def _finish(
     card["files"] = inputs.describe()
     report["statistics"]["quality"] = card["quality"]
     text = yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True)
-    write_file(FileSystems.join(directory, SCHEMA_FILE), text.encode())
+    write_file(files.join(directory, SCHEMA_FILE), text.encode())
     write_file(
-        FileSystems.join(directory, STATISTICS_FILE),
+        files.join(directory, STATISTICS_FILE),
         (json.dumps(report["statistics"], indent=1) + "\n").encode(),
     )
-    write_file(
-        FileSystems.join(directory, DATA_CARD_FILE), (json.dumps(card, indent=1) + "\n").encode()
-    )
-    staged_output.discard(FileSystems.join(directory, REPORT))
+    write_file(files.join(directory, DATA_CARD_FILE), (json.dumps(card, indent=1) + "\n").encode())
+    staged_output.discard(files.join(directory, REPORT))
     return card
 
 
 def _read_json(path: str) -> Any:
-    with FileSystems.open(path) as handle:
+    with files.open_binary(path) as handle:
         return json.loads(handle.read())

@@ -13,7 +13,6 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.io.filesystems import FileSystems
 
 from limaml_beam.build_tasks import data_card, episodes, history
 from limaml_beam.build_tasks.drift import MeasureFeatures
@@ -32,6 +31,7 @@ from limaml_beam.build_tasks.validation import (
     ReadAndValidate,
 )
 from limaml_beam.build_tasks.writing import WriteShard
+from limaml_beam.io import files
 from limaml_beam.io.sources import Part, Source, parts_of_file
 from limaml_beam.io.staged_output import write_file
 from limaml_beam.rows import columnar
@@ -187,13 +187,13 @@ def construct(
 def _write_report(report: Mapping[str, beam.PCollection], directory: str) -> None:
     for name, part in report.items():
         part | f"report {name}" >> beam.Map(
-            _write_json, FileSystems.join(directory, REPORT, f"{name}.json")
+            _write_json, files.join(directory, REPORT, f"{name}.json")
         )
 
 
 def _write_dead_letters(rejected: beam.PCollection, directory: str) -> None:
     rejected | "dead letters" >> beam.io.WriteToText(
-        FileSystems.join(directory, DEAD_LETTERS, "rows"),
+        files.join(directory, DEAD_LETTERS, "rows"),
         file_name_suffix=".jsonl",
         skip_if_empty=True,
     )
@@ -217,8 +217,7 @@ def _measured_features(
 def _split_by_content(
     block: pa.Table, partitions: int, shuffle: Shuffle
 ) -> Iterator[tuple[int, bytes]]:
-    for part, rows in columnar.partition(block, columnar.to_numpy(block[ORDER]), partitions):
-        yield part, shuffle.pack(rows)
+    return shuffle.split(block, columnar.to_numpy(block[ORDER]), partitions)
 
 
 def _write_json(content: Any, path: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from tfrec_limaml.datasets.limits import WARN_MISSING
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.wording import day_text
 
 #: Shares above which the data card warns.
 WARN_FILLED, WARN_UNKNOWN = WARN_MISSING, 0.1
@@ -65,12 +65,8 @@ def describe(
         shares["rows_per_day"] = sum(summary.rows) / days
         if settings.recent_only:
             shares["newest_row_age_days"] = (settings.test_start - max(last)) / DAY_MS
-            shares["rows_by_day"] = {_date_of(day): rows for day, rows in summary.rows_by_day}
+            shares["rows_by_day"] = {day_text(day): rows for day, rows in summary.rows_by_day}
     return shares
-
-
-def _date_of(day: int) -> str:
-    return (dt.date(1970, 1, 1) + dt.timedelta(day)).isoformat()
 
 
 def check(
@@ -106,7 +102,7 @@ def check(
         kinds = {f.name: f.dtype for f in schema.features}
         raise LimamlError(
             f"no row has a valid value of {invalid[0]!r} (declared {kinds[invalid[0]]}), but "
-            f"{unreadable[invalid[0]]} have an invalid one: fix the column, or correct its "
+            f"{unreadable[invalid[0]]} have an invalid one: correct the column, or its "
             "declaration"
         )
     for table, unknown in counts_under(counts, UNKNOWN_KEY).items():

@@ -18,9 +18,8 @@ from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import LABEL, TIME
 from tfrec_limaml.schema.column_times import implausible
 from tfrec_limaml.schema.columns import DAY_MS
+from tfrec_limaml.tasks.folder import PARTS
 from tfrec_limaml.wording import utc_text
-
-NAMES = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +78,7 @@ class SplitSummary:
                 "first": _time_of(self.first[i]),
                 "last": _time_of(self.last[i]),
             }
-            for i, name in enumerate(NAMES)
+            for i, name in enumerate(PARTS)
         }
 
 
@@ -97,7 +96,7 @@ class SummariseSplits(beam.CombineFn):
         """Adds a block."""
         times = columnar.to_numpy(block[TIME])
         segment = segments(block, self.settings)
-        parts = [segment == index for index in range(len(NAMES))]
+        parts = [segment == index for index in range(len(PARTS))]
         labels = columnar.to_numpy(block[LABEL]).astype(np.float64)
         return accumulator + SplitSummary(
             tuple(int(part.sum()) for part in parts),

@@ -19,12 +19,10 @@ from limaml_beam.build_tasks import episodes
 from limaml_beam.build_tasks.grouping import TRAIN
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import EPISODES, MOMENT, ORDER, SEGMENT, TASK, TIME
+from limaml_beam.rows.columnar import EPISODES, MOMENT, ORDER, PARTITION, ROW, SEGMENT, TASK, TIME
 from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.arrays import Integers
 from tfrec_limaml.schema.schema import Schema
-
-_PARTITION, _ROW = "__partition", "__row"
 
 
 def split_tasks(
@@ -101,13 +99,12 @@ class _SplitByTask(beam.DoFn):
                 TASK: columnar.join_keys(block, self.columns),
                 TIME: block[TIME],
                 ORDER: block[ORDER],
-                _PARTITION: pa.array(np.full(block.num_rows, partition, np.int32)),
-                _ROW: pa.array(np.arange(block.num_rows, dtype=np.int32)),
+                PARTITION: pa.array(np.full(block.num_rows, partition, np.int32)),
+                ROW: pa.array(np.arange(block.num_rows, dtype=np.int32)),
             }
         )
         hashes = columnar.stable_hash(narrow[TASK])
-        for part, rows in columnar.partition(narrow, hashes, self.partitions):
-            yield part, self.shuffle.pack(rows)
+        return self.shuffle.split(narrow, hashes, self.partitions)
 
 
 class _Split(beam.DoFn):
@@ -115,14 +112,13 @@ class _Split(beam.DoFn):
         self.settings, self.shuffle = settings, shuffle
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[int, bytes]]:
-        rows = pa.concat_tables(list(map(self.shuffle.unpack, element[1]))).combine_chunks()
+        rows = self.shuffle.unpack_all(element[1]).combine_chunks()
         codes, keys = columnar.codes_of(rows[TASK])
         assert self.settings.task_shares is not None
         times, order = columnar.to_numpy(rows[TIME]), columnar.to_numpy(rows[ORDER])
         segment, moment = split_tasks(codes, times, order, self.settings.task_shares)
         columns = {
-            _PARTITION: rows[_PARTITION],
-            _ROW: rows[_ROW],
+            ROW: rows[ROW],
             SEGMENT: pa.array(segment),
             MOMENT: pa.array(moment),
         }
@@ -133,10 +129,8 @@ class _Split(beam.DoFn):
                     hashes, codes, times, order, segment, self.settings.episodes
                 )
             )
-        values = pa.table(columns)
-        partitions = columnar.to_numpy(rows[_PARTITION]).astype(np.uint64)
-        for partition, part in columnar.partition(values, partitions, self.settings.partitions):
-            yield partition, self.shuffle.pack(part.drop_columns([_PARTITION]))
+        origins = columnar.to_numpy(rows[PARTITION]).astype(np.uint64)
+        return self.shuffle.split(pa.table(columns), origins, self.settings.partitions)
 
 
 class _AddSegments(beam.DoFn):
@@ -148,8 +142,8 @@ class _AddSegments(beam.DoFn):
     ) -> Iterator[tuple[int, pa.Table]]:
         partition, parts = element
         (block,) = map(self.shuffle.unpack, parts["blocks"])
-        values = pa.concat_tables(list(map(self.shuffle.unpack, parts["values"])))
-        order = np.argsort(columnar.to_numpy(values[_ROW]), kind="stable")
-        for name in (n for n in values.column_names if n not in (_PARTITION, _ROW)):
+        values = self.shuffle.unpack_all(parts["values"])
+        order = np.argsort(columnar.to_numpy(values[ROW]), kind="stable")
+        for name in (n for n in values.column_names if n != ROW):
             block = block.append_column(name, values[name].take(pa.array(order)))
         yield partition, block

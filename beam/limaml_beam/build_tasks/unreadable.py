@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from tfrec_limaml.schema.column_times import as_milliseconds, implausible
 from tfrec_limaml.schema.column_values import as_feature
 from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.wording import day_text
 
 #: Of a feature: the numbers of unreadable values by day (UTC, ISO 8601), and one of the values.
 BY_DAY, EXAMPLE = "by_day", "example"
@@ -57,14 +57,10 @@ def unreadable_values(
         bad = as_feature(column, feature)[1] & is_present(column) & used
         if bad.any():
             days, numbers = np.unique(times[bad] // DAY_MS, return_counts=True)
-            by_day = {_date_of(int(d)): int(n) for d, n in zip(days, numbers, strict=True)}
+            by_day = {day_text(int(d)): int(n) for d, n in zip(days, numbers, strict=True)}
             value = column.take(pa.array(np.flatnonzero(bad)[:1]))[0].as_py()
             found[feature.name] = {BY_DAY: by_day, EXAMPLE: str(value)[:_KEPT]}
     return found
-
-
-def _date_of(day: int) -> str:
-    return (dt.date(1970, 1, 1) + dt.timedelta(day)).isoformat()
 
 
 def add_unreadable(parts: Iterable[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:

@@ -10,17 +10,15 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
-from isal import isal_zlib
 
 from limaml_beam.build_tasks import episodes, kept_rows
 from limaml_beam.build_tasks.grouping import segments
 from limaml_beam.build_tasks.settings import TaskSettings
-from limaml_beam.io import progress
+from limaml_beam.io import files, progress
 from limaml_beam.io.sources import Source
 from limaml_beam.io.staged_output import staged_file
-from limaml_beam.io.tfrecords import frame_records
+from limaml_beam.io.tfrecords import frame_records, gzip_compressor
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import LABEL, TASK, TIME, WEIGHT
 from limaml_beam.rows.feature_tables import join, load_tables
@@ -29,7 +27,6 @@ from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks import folder, record_format, task_encoder
 
 _ROWS = 32_768  # rows that are encoded at a time: the records of a shard are never all in memory
-_COMPRESSION = 1  # ISA-L's level: files as small as zlib's at level 3, in a fifth of the time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +105,7 @@ def task_slices(table: pa.Table, rows: int) -> Iterator[pa.Table]:
 def encoder(
     schema: Schema, table: pa.Table, other_definitions: Sequence[str] = ()
 ) -> task_encoder.TaskEncoder:
-    """The record encoder over a block's columns; see `record_format.encode_task` for `beside`."""
+    """The record encoder over a block's columns; see `record_format.encode_task`."""
     columns: dict[str, Any] = {feature.name: table[feature.name] for feature in schema.all_features}
     columns |= {name: table[name] for name in schema.carry}
     columns |= {record_format.LABEL: table[LABEL], record_format.TIMESTAMP: table[TIME]}
@@ -209,7 +206,7 @@ class WriteShard(beam.DoFn):
         return self._file_path(folder.shard_name(split, shard, self.settings.shards))
 
     def _file_path(self, name: str) -> str:
-        return str(FileSystems.join(self.directory, self.definition, name))
+        return files.join(self.directory, self.definition, name)
 
 
 def encoded(record_encoder: task_encoder.TaskEncoder, positions: Spans) -> pa.LargeBinaryArray:
@@ -226,11 +223,8 @@ def splits(settings: TaskSettings) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _compressed(path: str) -> Iterator[Callable[[bytes], None]]:
-    """Yields a function that appends to a gzip file.
-
-    The file holds no timestamp, so that equal records give equal bytes.
-    """
-    compressor = isal_zlib.compressobj(_COMPRESSION, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
+    """Yields a function that appends to a gzip file."""
+    compressor = gzip_compressor()
     with staged_file(path) as file:
         yield lambda content: file.write(compressor.compress(content))
         file.write(compressor.flush())

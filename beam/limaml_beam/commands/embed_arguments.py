@@ -94,7 +94,7 @@ def _add_store_arguments(parser: argparse.ArgumentParser, store_required: bool) 
         type=float,
         metavar="X",
         default=EmbedOptions.max_age_days,
-        help="keep the embeddings of tasks that left the window this long after their last "
+        help="keep the embeddings of tasks that have left the window for X days after their last "
         "interaction (default: %(default)s)",
     )
     parser.add_argument(

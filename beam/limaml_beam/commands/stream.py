@@ -21,21 +21,22 @@ if TYPE_CHECKING:
     from limaml_beam.update.patience import Tell
 
 DESCRIPTION = """\
-Waits for interactions, in files of a folder or in messages of a Kafka topic, and updates with them
-as limaml update does; the model stays loaded. Bad rows, files and messages become dead letters
-(WORK/updates/dead_letter) and do not stop it. While the store is unavailable, or another update
-runs, it waits and tries again; no row is lost. It can be killed at any time: the next start
-continues where it stopped, and nothing is applied twice.
+Waits for new interactions, in files of a folder or in messages of a Kafka topic, and runs an update
+for them, as limaml update does; the model stays loaded. Bad rows, files and messages become dead
+letters (WORK/updates/dead_letter) and do not stop the stream. While the store is unavailable, or
+another update runs, it waits and tries again; no row is lost. It can be killed at any time: the
+next start continues where it stopped, and nothing is applied twice.
 
-Write files under a name that begins with . or _ and rename them. A message is a JSON object with
-the columns of the interactions; offsets of the consumer group are committed after the rows are in
-the store.
+Write files under a name that begins with . or _, then rename them. A message is a JSON object with
+the columns of one interaction; the offsets of the consumer group are committed after the rows are
+in the store.
 
 examples:
   limaml stream --from-folder ARRIVING --work WORK --store redis://127.0.0.1:6379/0
   limaml stream --from-kafka 127.0.0.1:9092 --topic clicks --work WORK --store lmdb:STORE
 
-A line of JSON for each update goes to stderr, the totals to stdout at the end (--stop-when-idle).
+Each update prints a line of JSON on stderr. At the end (--stop-when-idle) the totals are printed on
+stdout.
 """
 
 IGNORED = (
@@ -90,12 +91,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_kafka_arguments(parser: argparse.ArgumentParser) -> None:
     kafka = parser.add_argument_group("with --from-kafka")
-    kafka.add_argument("--topic", help="its topic")
+    kafka.add_argument("--topic", help="topic to read")
     kafka.add_argument(
         "--group",
         default=defaults.GROUP,
-        help="consumer group, whose offsets are the place to continue from; a new group begins "
-        "with the oldest message (default: %(default)s)",
+        help="consumer group: the stream continues from the offsets that the group has committed; "
+        "a new group begins with the oldest message (default: %(default)s)",
     )
     kafka.add_argument(
         "--batch-seconds",
@@ -228,7 +229,7 @@ def _tell(report: dict[str, Any]) -> None:
 
 
 COMMAND = Command(
-    help="update with new files of a folder or messages of a Kafka topic",
+    help="update continuously from files of a folder or messages of a Kafka topic",
     description=DESCRIPTION,
     add_arguments=add_arguments,
     run=run,

@@ -27,13 +27,13 @@ class ErasedKeys:
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = frozenset(key.encode() for key in keys)
         self.matched: set[str] = set()
+        #: The keys without the prefix of their definition; see `joint_key_prefix`.
+        own = [key.split("|", 2)[2] if key.startswith("%|") else key for key in keys]
         #: A record that holds one of the keys, of any definition, contains one of these bytes.
-        self._parts = [
-            key.split("|", 2)[2].encode() if key.startswith("%|") else key.encode() for key in keys
-        ]
+        self._parts = [key.encode() for key in own]
         self._keys_by_word: dict[str, list[str]] = {}
-        for key in keys:
-            self._keys_by_word.setdefault(_parts(key)[0], []).append(key)
+        for key, own_key in zip(keys, own, strict=True):
+            self._keys_by_word.setdefault(decode_task_key(own_key)[0], []).append(key)
         alternatives = "|".join(map(re.escape, sorted(self._keys_by_word))) or r"(?!)"
         self._words = re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)")
         #: Key columns of task definitions, with the prefix of their keys in a store.
@@ -123,8 +123,3 @@ class ErasedKeys:
         The values are the prefixes of their keys in a store.
         """
         return {c: prefix for c, prefix in self._definitions.items() if set(c) <= set(names)}
-
-
-def _parts(key: str) -> tuple[str, ...]:
-    """The values that a key was built from; see `joint_key_prefix`."""
-    return decode_task_key(key)[2 if key.startswith("%|") else 0 :]

@@ -18,7 +18,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from isal import isal_zlib
 
 from limaml_beam.build_tasks import kept_rows as kept_rows_module
 from limaml_beam.erasure import running
@@ -28,7 +27,7 @@ from limaml_beam.io import files
 from limaml_beam.io.folder_lock import UPDATE, exclusive
 from limaml_beam.io.read_errors import open_file
 from limaml_beam.io.staged_output import staged_file
-from limaml_beam.io.tfrecords import frame_record, read_records
+from limaml_beam.io.tfrecords import frame_record, gzip_compressor, read_records
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, other_key_column
 from limaml_beam.update.state import UpdateState, state_folder
@@ -37,7 +36,6 @@ from tfrec_limaml.schema import arrow_keys
 from tfrec_limaml.schema.task_keys import joint_key_prefix
 
 TASK_KEY, RECORD = "task_key", "record"
-_COMPRESSION = 1  # as `limaml prepare` writes
 Kind: TypeAlias = "Callable[[str, ErasedKeys, bool], int]"
 
 
@@ -59,9 +57,7 @@ def task_records(path: str, erased: ErasedKeys, write: bool) -> int | None:
             )
         count += _without_erased_rows(record, path, erased) is not record
     if count and write:
-        compressor = isal_zlib.compressobj(
-            _COMPRESSION, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS
-        )
+        compressor = gzip_compressor()
         compressed = ".gz" in path.rsplit("/", 1)[-1].lower()
         with staged_file(path) as file:
             for record in read_records(path):

@@ -53,9 +53,9 @@ def sharing_models() -> Iterator[None]:
 def adapt_with(
     adapter: str,
     embedding_dim: int,
-    intra_op_threads: int = 0,
-    with_variance: bool = False,
-    turn_inputs: TurnInputs | None = None,
+    intra_op_threads: int,
+    with_variance: bool,
+    turn_inputs: TurnInputs | None,
 ) -> beam.PTransform:
     """A transform from packed batches (bytes) to PredictionLogs.
 

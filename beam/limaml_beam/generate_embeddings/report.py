@@ -63,8 +63,9 @@ def check_report(report: Mapping[str, Any], max_bad_fraction: float) -> None:
         )
     if read != used + dead:
         raise LimamlError(
-            f"{counted(read, 'task')} read, but {used} embedded or carried and "
-            f"{counted(dead, 'dead letter')}: two records of one task, or rows lost"
+            f"{counted(read, 'task')} read, but {used} embedded or carried over and "
+            f"{counted(dead, 'dead letter')}: a task has two records, or rows were lost; prepare "
+            "the tasks again, then run the embedding job again"
         )
     expected = used + report["kept_outside_window"] + report["nested"]
     if report["rows"] != expected:

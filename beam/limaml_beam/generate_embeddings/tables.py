@@ -38,7 +38,7 @@ EMBEDDINGS_SCHEMA = pa.schema(
 VARIANCE_FIELD = pa.field("variance", EMBEDDINGS_SCHEMA.field("embedding").type, nullable=False)
 
 
-def embeddings_schema(with_variance: bool = False) -> pa.Schema:
+def embeddings_schema(with_variance: bool) -> pa.Schema:
     """Columns of the embeddings' table, with or without posterior variances."""
     return EMBEDDINGS_SCHEMA.append(VARIANCE_FIELD) if with_variance else EMBEDDINGS_SCHEMA
 
@@ -143,7 +143,7 @@ def row_count(path: str) -> int:
 
 
 def read_batches(
-    paths: Sequence[str], columns: Sequence[str] | None = None, rows: int = 65_536
+    paths: Sequence[str], columns: Sequence[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
     """Record batches of some columns (all of them without `columns`) of several Parquet files.
 
@@ -152,9 +152,7 @@ def read_batches(
     """
     for path in paths:
         with _open_parquet(path) as parquet:
-            yield from parquet.iter_batches(
-                rows, columns=None if columns is None else list(columns)
-            )
+            yield from parquet.iter_batches(columns=None if columns is None else list(columns))
 
 
 def load_digests(paths: Sequence[str]) -> DigestSet:

@@ -143,9 +143,7 @@ class CarryOver(beam.DoFn):  # type: ignore[misc]
         with_variance: Whether rows have posterior variances.
     """
 
-    def __init__(
-        self, definition: str, generation: str, oldest: int, with_variance: bool = False
-    ) -> None:
+    def __init__(self, definition: str, generation: str, oldest: int, with_variance: bool) -> None:
         self._definition = definition
         self._generation = generation
         self._oldest = oldest

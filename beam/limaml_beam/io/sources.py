@@ -31,7 +31,6 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.column_times import PLAUSIBLE
 from tfrec_limaml.wording import counted, utc_text
 
-_ENDINGS = (*table_files.TEXT_SUFFIXES, ".csv.gz", ".csv.zst", ".csv.bz2", ".parquet", ".tfrecord")
 #: A file and, for one of several row groups of a Parquet file, its number.
 Part = tuple[str, int | None]
 
@@ -151,7 +150,8 @@ def format_of(path: str) -> str:
     kind = "tfrecord" if ".tfrecord" in name else table_files.kind_of(path)
     if kind is None:
         raise SourceError(
-            f"cannot tell the format of {path!r} from its name; expected one of {list(_ENDINGS)}"
+            f"cannot tell the format of {path!r} from its name; expected one of "
+            f"{[*table_files.ENDINGS, '.tfrecord']}"
         )
     return kind
 
@@ -247,7 +247,7 @@ def read_tables(
 
 
 def column_types(
-    source: Source, columns: Sequence[str], carry: Sequence[str] = ()
+    source: Source, columns: Sequence[str], carry: Sequence[str]
 ) -> dict[str, pa.DataType]:
     """Types of a source's columns in its first file, which is opened before any worker starts.
 

@@ -6,13 +6,16 @@ import functools
 import itertools
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import google_crc32c
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
+from isal import isal_zlib
 
 from limaml_beam.io.read_errors import SourceError, open_file
+
+_LEVEL = 1  # ISA-L's level: files as small as zlib's at level 3, in a fifth of the time
 
 
 def read_records(path: str) -> Iterator[bytes]:
@@ -54,6 +57,11 @@ def frame_records(records: pa.LargeBinaryArray) -> bytes:
         record = body[start:stop]
         parts += (_size_field(stop - start), record, masked_checksum(record))
     return b"".join(parts)
+
+
+def gzip_compressor() -> Any:
+    """A compressor for gzip files without a timestamp: equal records give equal bytes."""
+    return isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
 
 
 @functools.lru_cache(maxsize=2**16)

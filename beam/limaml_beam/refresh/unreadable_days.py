@@ -6,13 +6,12 @@ import datetime as dt
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from limaml_beam.build_tasks.explanation import shown
 from limaml_beam.build_tasks.unreadable import BY_DAY, EXAMPLE
 from limaml_beam.build_tasks.validation import UNREADABLE_VALUES
 from limaml_beam.refresh import days
 from limaml_beam.refresh.checks import Check
 from tfrec_limaml.schema.schema import Schema
-from tfrec_limaml.wording import counted
+from tfrec_limaml.wording import counted, shown
 
 #: A day with fewer rows is not judged, such as one that begins just before the window ends: a
 #: single unreadable value of four exceeds the default limit of 0.2. Of 20 rows, five must be

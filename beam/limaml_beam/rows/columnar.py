@@ -30,6 +30,8 @@ SEGMENT, MOMENT = "__segment", "__moment"
 #: The split times of a row's task, one per training episode, milliseconds.
 EPISODES = "__episodes"
 TASK = "__task"  # string, encoded task key
+#: Where a row came from, to which a value goes back: its partition, and its number in the block.
+PARTITION, ROW = "__partition", "__row"
 
 #: Tables of at least this size are compressed when they are encoded.
 _COMPRESSED_BYTES = 2**14

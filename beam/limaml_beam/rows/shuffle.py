@@ -10,11 +10,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from limaml_beam.rows.columnar import TableCoder
+from limaml_beam.rows.columnar import TableCoder, partition
 
 _POSITION_MARK = b"@"  # an Arrow stream begins with ff ff ff ff
 
@@ -44,6 +47,13 @@ class Shuffle:
             file.write(encoded)
         return b"%b%d:%d:%b" % (_POSITION_MARK, start, len(encoded), name.encode())
 
+    def split(
+        self, table: pa.Table, hashes: npt.NDArray[np.uint64], partitions: int
+    ) -> Iterator[tuple[int, bytes]]:
+        """The packed parts of a table; see `columnar.partition`."""
+        for index, part in partition(table, hashes, partitions):
+            yield index, self.pack(part)
+
     def unpack(self, packed: bytes) -> pa.Table:
         """The table that `pack` was given."""
         if not packed.startswith(_POSITION_MARK):
@@ -52,3 +62,7 @@ class Shuffle:
         with Path(str(self.scratch), name).open("rb") as file:
             file.seek(int(start))
             return TableCoder().decode(file.read(int(size)))
+
+    def unpack_all(self, packed: Iterable[bytes]) -> pa.Table:
+        """The rows of several packed tables as one table."""
+        return pa.concat_tables(list(map(self.unpack, packed)))

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 #: Dead letters hold rows of members: they are removed after this time.
 DEAD_LETTER_DAYS = 30.0
+#: Reason of the dead letter of a file that cannot be read.
+UNREADABLE_FILE = "unreadable_file"
 _DAY_FORMAT = "%Y%m%d"
+
+
+def file_letter(path: str, reason: str, error: Exception) -> str:
+    """The dead letter of a whole file, a JSON line."""
+    return json.dumps({"reason": reason, "file": path, "detail": str(error)}, ensure_ascii=False)
 
 
 def write_letters(work: Path, letters: Sequence[str]) -> None:

@@ -6,7 +6,6 @@ They come from files, or as messages.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,10 @@ from limaml_beam.build_tasks.row_checks import (
     FILLED,
     OUTSIDE,
     UNKNOWN_KEY,
+    UNREADABLE,
     interaction_columns,
     validate,
 )
-from limaml_beam.build_tasks.row_checks import UNREADABLE as UNREADABLE_VALUE
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.unreadable import add_unreadable, unreadable_values
 from limaml_beam.build_tasks.validation import UNREADABLE_VALUES, dead_letters, malformed
@@ -35,13 +34,14 @@ from limaml_beam.io.sources import Source, parts_of_file, read_part
 from limaml_beam.refresh import unreadable_days
 from limaml_beam.rows import columnar
 from limaml_beam.rows.feature_tables import Tables, join, load_tables
+from limaml_beam.update.dead_letters import UNREADABLE_FILE, file_letter
 from limaml_beam.update.messages import Message, decode
 from limaml_beam.update.online_history import add_history
 from tfrec_limaml.schema.column_times import as_milliseconds
 from tfrec_limaml.schema.schema import Schema
 
 #: Reasons of dead letters in addition to those of `limaml prepare`.
-FUTURE, UNKNOWN_SCHEMA, UNREADABLE = "future_time", "unknown_schema", "unreadable_file"
+FUTURE, UNKNOWN_SCHEMA = "future_time", "unknown_schema"
 
 
 @dataclasses.dataclass
@@ -89,7 +89,7 @@ class NewRows:
         return {
             "rows": {"read": self.read, "used": self.used, "skipped": self.skipped},
             "filled": counts_under(self.counts, FILLED),
-            "unreadable": counts_under(self.counts, UNREADABLE_VALUE),
+            "unreadable": counts_under(self.counts, UNREADABLE),
             "unknown_keys": counts_under(self.counts, UNKNOWN_KEY),
             "warnings": unreadable_days.warnings(described, schema),
         }
@@ -120,11 +120,10 @@ def read_new(inputs: Inputs, schema: Schema, settings: TaskSettings, tasks: Path
                     blocks.append(_validated(schema, settings, tables, path, rows.table, new_rows))
         except SourceError as error:
             columns_missing = isinstance(error, MissingColumnsError)
-            reason = UNKNOWN_SCHEMA if columns_missing else UNREADABLE
+            reason = UNKNOWN_SCHEMA if columns_missing else UNREADABLE_FILE
             new_rows.skip(reason)
             new_rows.unread += 1
-            letter = {"reason": reason, "file": path, "detail": str(error)}
-            new_rows.letters.append(json.dumps(letter, ensure_ascii=False))
+            new_rows.letters.append(file_letter(path, reason, error))
     blocks = [block for block in blocks if block.num_rows]
     if blocks:
         new_rows.tables = _completed(pa.concat_tables(blocks), schema, settings, tables, tasks)
@@ -185,7 +184,7 @@ def _validated(
 ) -> pa.Table:
     block, reasons, counts = validate(schema, settings, tables, raw)
     new_rows.counts = columnar.sum_counts([new_rows.counts, counts])
-    if names := list(counts_under(counts, UNREADABLE_VALUE)):
+    if names := list(counts_under(counts, UNREADABLE)):
         new_rows.unreadable.append(unreadable_values(schema, raw, reasons == "", names))
     outside = reasons == OUTSIDE
     if outside.any():

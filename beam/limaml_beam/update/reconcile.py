@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,15 +39,12 @@ def reconcile(work: Path, output: str, schema: Schema, settings: TaskSettings) -
         compared with the batch's by digest. ``reconciled_share`` is the share of compared tasks
         whose records agree, None if there are none.
     """
-    state = UpdateState(state_folder(work))
-    try:
+    with contextlib.closing(UpdateState(state_folder(work))) as state:
         prefixes = schema.key_prefixes(settings.definitions)
         total = columnar.sum_counts(
             _reconcile_definition(state, output, schema, settings, *definition_and_prefix)
             for definition_and_prefix in prefixes.items()
         )
-    finally:
-        state.close()
     compared = total["compared"]
     return {**total, "reconciled_share": total["agreeing"] / compared if compared else None}
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 from limaml_beam.io.folder_lock import UPDATE, exclusive
 from limaml_beam.io.read_errors import SourceError
 from limaml_beam.io.sources import format_of
-from limaml_beam.update.dead_letters import write_letters
+from limaml_beam.update.dead_letters import UNREADABLE_FILE, file_letter, write_letters
 from limaml_beam.update.defaults import POLL_SECONDS
 from limaml_beam.update.job import Update, Updater
 from limaml_beam.update.patience import PatientUpdater, Sleep, Tell, check_idle
@@ -212,10 +212,10 @@ def _readable(
             format_of(file.path)
             readable.append(file)
         except SourceError as error:
-            letter = {"reason": "unreadable_file", "file": file.path, "detail": str(error)}
+            letter = file_letter(file.path, UNREADABLE_FILE, error)
             # an erasure may rewrite the day's letters
             with exclusive(updater.work, UPDATE, wait=True):
-                write_letters(updater.work, [json.dumps(letter, ensure_ascii=False)])
+                write_letters(updater.work, [letter])
             updater.totals.dead_letters += 1
             done.add([file.mark])
             tell({"refused_file": file.path, "reason": str(error)})

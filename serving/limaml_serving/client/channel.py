@@ -75,7 +75,8 @@ def channel_options(
     """
     if not isinstance(retries, int) or not 0 <= retries <= 4:
         raise LimamlError(
-            f"retries must lie in 0..4 (gRPC makes at most five attempts), received {retries!r}"
+            "retries must be a whole number from 0 to 4 (gRPC makes at most five attempts), "
+            f"received {retries!r}"
         )
     if tls is not None and not isinstance(tls, Tls):
         raise LimamlError(f"tls must be a limaml_serving.Tls, received {tls!r}")

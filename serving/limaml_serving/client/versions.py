@@ -133,15 +133,13 @@ class VersionLock:
         refresh_seconds: How long a resolved number is trusted.
     """
 
-    def __init__(
-        self, version: int | None, label: str | None, refresh_seconds: float = 5.0
-    ) -> None:
+    def __init__(self, version: int | None, label: str | None, refresh_seconds: float) -> None:
         if version is not None and label is not None:
             raise LimamlError(
                 f"pin version or version_label, not both; received {version} and {label!r}"
             )
         if version is not None and (not isinstance(version, int | np.integer) or version < 1):
-            raise LimamlError(f"version must be positive, and a whole number, received {version!r}")
+            raise LimamlError(f"version must be a positive whole number, received {version!r}")
         if label is not None and not (isinstance(label, str) and label):
             raise LimamlError(f"version_label must be a label's name, received {label!r}")
         self.label = label

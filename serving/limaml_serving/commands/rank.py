@@ -35,7 +35,8 @@ read):
 A model with a regression loss, or with a loss of your own that is not one of binary labels
 (binary=False when it was compiled), has "prediction" instead of "probability" and "logit".
 
-`limaml rank --export runs/export --example` writes such a line for your model, with made-up values.
+`limaml rank --export runs/export --example` writes an input line for your model, with made-up
+values.
 
 example:
   limaml serve runs/export/ranker --port 8500 &

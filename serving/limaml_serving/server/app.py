@@ -217,7 +217,7 @@ class EmbeddedServer:
 
     def _health_of_services(self) -> Health:
         """The health service, by TensorFlow Serving's short service names and by full names."""
-        names = ("", *(PREDICTION_SERVICE, MODEL_SERVICE))
+        names = ("", PREDICTION_SERVICE, MODEL_SERVICE)
         short = [name.rpartition(".")[2] for name in names[1:]]
         services = dict.fromkeys((*names, *short), self._is_ready)
         return Health({**services, WATCHER_SERVICE: self.manager.is_watching})

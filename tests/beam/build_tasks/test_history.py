@@ -18,7 +18,7 @@ from limaml_beam.build_tasks.job import build_tasks
 from limaml_beam.build_tasks.key_history import KeyHistory, moments_of, one_row_per_token
 from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.io.pipeline_options import local_by_default
-from limaml_beam.rows.columnar import TIME, key_column
+from limaml_beam.rows.columnar import ROW, TIME, key_column
 from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.cli import main
 from tfrec_limaml.schema.columns import DAY_MS
@@ -231,7 +231,7 @@ def test_blocks_get_their_features_in_one_order_whichever_arrives_first():
     block = shuffle.pack(pa.table({"x": pa.array([1.0, 2.0])}))
     rows = pa.array([0, 1], pa.int32())
     values = [
-        shuffle.pack(pa.table({name: pa.array([0.5, 1.5], pa.float32()), history._ROW: rows}))
+        shuffle.pack(pa.table({name: pa.array([0.5, 1.5], pa.float32()), ROW: rows}))
         for name in ("b_rate", "a_rate")
     ]
     joined = [

@@ -16,10 +16,10 @@ from tfrec_limaml.commands import reproduce
 from tfrec_limaml.comparison.rivals import Data
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.metrics import auc
-from tfrec_limaml.report.tables_page import ordering_sentence
+from tfrec_limaml.report.tables_page import ordering_sentence, write_tables_page
 from tfrec_limaml.reproduction import setups
 from tfrec_limaml.reproduction.paper_tables import all_tables
-from tfrec_limaml.reproduction.run import failed, markdown, run_table, write_page
+from tfrec_limaml.reproduction.run import failed, markdown, run_table
 from tfrec_limaml.reproduction.setups import Setup, Trainer
 from tfrec_limaml.reproduction.summary import masks, summarise
 from tfrec_limaml.reproduction.table import Ordering
@@ -155,7 +155,7 @@ def test_a_table_is_run_written_and_not_run_again(tasks_folder, tmp_path, monkey
     lines = [json.loads(line) for line in (tmp_path / "toy.runs.jsonl").read_text().splitlines()]
     assert [line["label"] for line in lines] == ["vanilla", "vanilla", "LiMAML", "LiMAML"]
     assert all(line["settings"]["epoch_seconds"] > 0 for line in lines)
-    page = write_page(tmp_path / "report.html", "Tables", [result]).read_text()
+    page = write_tables_page(tmp_path / "report.html", "Tables", [result]).read_text()
     assert "A toy" in page
     assert "<svg" in page
     (ordering,) = result["orderings"]

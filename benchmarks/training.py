@@ -22,7 +22,6 @@ algorithms their share of it, `A_share_of_gemm`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -37,7 +36,7 @@ import keras
 import numpy as np
 import reference_work as work
 import tensorflow as tf
-from command_line import positive, up_to_half
+from command_line import parser_of, positive, up_to_half
 from embedding_work import (
     EMBED_BATCH,
     EMBED_MAX,
@@ -49,9 +48,10 @@ from embedding_work import (
 from timers import EmbedTimer, FitTimer, StepTimer, gemm
 
 from tfrec_limaml import FeatureEncoder, task_dataset
+from tfrec_limaml.tasks.folder import shard_name
 from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.tasks.statistics import Statistics
-from tfrec_limaml.training.train import STEPS_PER_EXECUTION
+from tfrec_limaml.training.fit import STEPS_PER_EXECUTION
 
 SUPPORT, QUERY = 24, 8
 # On disk, and how often one measurement goes through them. The tasks are four times the shuffle
@@ -106,9 +106,9 @@ def task_files(folder, rng, tasks, files, compressed):
     """Task records of the reference sizes in several files, and their encoder."""
     schema = work.schema()
     encoder = FeatureEncoder(schema, Statistics(rows=1, label_mean=0.5, window={}, features={}))
-    suffix = ".gz" if compressed else ""
+    suffix = "" if compressed else ".gz"
     for file in range(files):
-        path = folder / f"train-{file:05d}-of-{files:05d}.tfrecord{suffix}"
+        path = folder / shard_name("train", file, files).removesuffix(suffix)
         with tf.io.TFRecordWriter(str(path), "GZIP" if compressed else "") as writer:
             for task in range(file, tasks, files):
                 rows = work.random_rows(rng, SUPPORT + QUERY)
@@ -232,9 +232,7 @@ def choose_device(kind):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=positive, default=9)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 
 from limaml_beam.build_tasks.inputs import Inputs
@@ -13,11 +14,7 @@ from limaml_beam.io.pipeline_options import local_by_default
 def run(raw: Path, schema, output: Path, files=None, bad=0.05, **changes):
     tables = {name: str(raw / f"{name}.parquet") for name in schema.tables}
     inputs = Inputs.find(schema, files or str(raw / "interactions.parquet"), tables)
-    dates = {
-        k: changes.pop(k)
-        for k in list(changes)
-        if k in ("window_days", "recent_only", "window_end", "validation_start", "test_start")
-    }
+    dates = {k: changes.pop(k) for k in list(changes) if k in signature(date_fields).parameters}
     settings = {
         "definitions": tuple(schema.tasks),
         "shards": 2,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from limaml_beam.commands.beam_flags import wrap_beam_flags
-from limaml_beam.commands.prepare import add_arguments
+from limaml_beam.commands.prepare_arguments import add_arguments
 from tfrec_limaml.cli import main as limaml
 
 

@@ -56,7 +56,7 @@ def few_tested(sizes: Mapping[str, Any]) -> list[str]:
         f"{counted(number, 'task', 'tasks')} of {name!r} {'is' if number == 1 else 'are'} tested, "
         f"and {FEW_TESTED}"
         for name, number in tested.items()
-        if number < MIN_TEST_TASKS
+        if 0 < number < MIN_TEST_TASKS  # none: there are no test rows at all
     ]
 
 

@@ -148,7 +148,7 @@ def query_stops(
     """
     if settings.task_shares is not None:
         return stops
-    end = split_times_of(table)[:, episode] + settings.validation_length
+    end = split_times_of(table)[:, episode] + settings.query_period
     return starts + _rows_before(table, starts, stops, end)
 
 

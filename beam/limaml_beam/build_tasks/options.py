@@ -38,6 +38,8 @@ class PrepareOptions:
             schema's split.
         split_per_task: Instead of dates: shares of each task's own rows that are train, validation
             and test rows, in time order.
+        no_validation: The rows before `test_start` are training rows, the validation rows included:
+            for the model that is deployed, whose settings are known (`train(refit=...)`).
         window_days: Support rows come from the last days before a split only; None for all rows.
         recent_only: No evaluation splits: write only the records that embeddings are computed from.
         window_end: End of the window with `recent_only`, ISO 8601; None for now.
@@ -70,6 +72,7 @@ class PrepareOptions:
     test_start: str | None = None
     test_end: str | None = None
     split_per_task: tuple[float, float, float] | None = None
+    no_validation: bool = False
     window_days: float | None = None
     recent_only: bool = False
     window_end: str | None = None

@@ -83,6 +83,7 @@ def _dates(options: PrepareOptions, schema: Schema) -> dict[str, Any]:
         test_start=options.test_start,
         test_end=options.test_end,
         window_days=options.window_days,
+        no_validation=options.no_validation,
         recent_only=options.recent_only,
         window_end=options.window_end,
     )

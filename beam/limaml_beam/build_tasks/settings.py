@@ -24,6 +24,8 @@ class TaskSettings:
         definitions: Names of the task definitions to build.
         validation_start, test_start: Dates between train, validation and test rows, milliseconds.
         first, last: Rows outside ``[first, last)`` are left out and counted, milliseconds.
+        query_period: Length of the period whose rows are the query rows of an episode of a split by
+            date, milliseconds: that of the validation rows.
         recent_only: Write only ``recent`` records (a daily job without evaluation rows).
         window: Length of the window that support rows may come from, milliseconds.
         max_samples: Most recent support rows kept per task.
@@ -47,6 +49,7 @@ class TaskSettings:
     test_start: int
     first: int = FAR_PAST
     last: int = FAR_FUTURE
+    query_period: int = 0
     recent_only: bool = False
     window: int = FAR_FUTURE
     max_samples: int = PrepareOptions.max_samples
@@ -80,9 +83,11 @@ class TaskSettings:
         return self.validation_start - self.window
 
     @property
-    def validation_length(self) -> int:
-        """Length of the period of the validation rows of a split by date, milliseconds."""
-        return self.test_start - self.validation_start
+    def has_validation(self) -> bool:
+        """Whether there are validation rows."""
+        if self.task_shares is not None:
+            return self.task_shares[1] > 0
+        return self.test_start > self.validation_start
 
     @property
     def recent_start(self) -> int:
@@ -98,6 +103,7 @@ def date_fields(
     train_start: str | None = None,
     test_end: str | None = None,
     window_days: float | None = None,
+    no_validation: bool = False,
     recent_only: bool = False,
     window_end: str | None = None,
 ) -> dict[str, Any]:
@@ -108,10 +114,10 @@ def date_fields(
     """
     window = _window(window_days)
     if recent_only:
-        return _recent_dates(window, window_end)
+        return _recent_dates(window, window_end, no_validation)
     if schema.split is not None and schema.split.per_task is not None:
         dates = (validation_start, test_start, train_start, test_end, window_days, window_end)
-        return _no_dates(schema, schema.split.per_task, dates)
+        return _no_dates(schema, schema.split.per_task, dates, no_validation)
     if window_end is not None:
         raise LimamlError(
             "window_end (--window-end) needs recent_only (--recent-only); with evaluation splits "
@@ -132,7 +138,7 @@ def date_fields(
         train_start=train_start or (schema_split.train_start if schema_split else None),
         test_end=test_end or (schema_split.test_end if schema_split else None),
     )
-    return _split_dates(split, window)
+    return _split_dates(split, window, no_validation)
 
 
 def _window(days: float | None) -> int:
@@ -144,8 +150,13 @@ def _window(days: float | None) -> int:
     return FAR_FUTURE if days is None else round(days * DAY_MS)
 
 
-def _recent_dates(window: int, window_end: str | None) -> dict[str, Any]:
+def _recent_dates(window: int, window_end: str | None, no_validation: bool) -> dict[str, Any]:
     """The window of a job without evaluation rows; it ends now unless its end is given."""
+    if no_validation:
+        raise LimamlError(
+            "no_validation (--no-validation) and recent_only (--recent-only) cannot be combined: "
+            "the latter writes no training records"
+        )
     end = parse_time(window_end) if window_end is not None else round(time.time() * 1000)
     return {
         "validation_start": end,
@@ -158,7 +169,10 @@ def _recent_dates(window: int, window_end: str | None) -> dict[str, Any]:
 
 
 def _no_dates(
-    schema: Schema, shares: tuple[float, float, float], dates: Sequence[Any]
+    schema: Schema,
+    shares: tuple[float, float, float],
+    dates: Sequence[Any],
+    no_validation: bool,
 ) -> dict[str, Any]:
     """The dates of a split within tasks: none; raises `LimamlError` if any are given."""
     if any(value is not None for value in dates):
@@ -167,6 +181,9 @@ def _no_dates(
             "leave out the dates and the window, or the shares (--split-per-task, or "
             "split.per_task of the schema)"
         )
+    train, validation, test = shares
+    if no_validation:
+        shares = (train + validation, 0.0, test)
     return {
         "validation_start": FAR_FUTURE,
         "test_start": FAR_FUTURE,
@@ -176,9 +193,12 @@ def _no_dates(
     }
 
 
-def _split_dates(split: Split, window: int) -> dict[str, Any]:
+def _split_dates(split: Split, window: int, no_validation: bool) -> dict[str, Any]:
     """The dates of a split by date."""
     validation_ms, test_ms = map(parse_time, split.starts())
+    query_period = test_ms - validation_ms
+    if no_validation:
+        validation_ms = test_ms
     start = FAR_PAST if split.train_start is None else parse_time(split.train_start)
     return {
         "validation_start": validation_ms,
@@ -186,4 +206,5 @@ def _split_dates(split: Split, window: int) -> dict[str, Any]:
         "first": max(start, validation_ms - window),
         "last": FAR_FUTURE if split.test_end is None else parse_time(split.test_end),
         "window": window,
+        "query_period": query_period,
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from limaml_beam.build_tasks.options import PrepareOptions
-from limaml_beam.commands import embed, embed_arguments, prepare
+from limaml_beam.commands import embed, embed_arguments, prepare_arguments
 from limaml_beam.commands.beam_flags import add_report_flags, quiet_beam, report_paths
 from limaml_beam.commands.ignored_options import refuse_workers
 from limaml_beam.generate_embeddings.options import EmbedOptions
@@ -17,19 +17,20 @@ from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 
 DESCRIPTION = """\
-Builds task records from the last days, adapts the model to the members whose records changed,
-compares the result with the published generation, and publishes it as a new generation; or refuses
-it, with the reason, and keeps the published one. Safe to run twice at the same time, and to kill at
-any point: the state is in the work folder, and the store's pointer moves last. The work folder must
-be local (it has a local file lock); if tasks and embeddings are on gs:// or the like, schedule
-`limaml prepare` and `limaml embed` instead.
+Builds task records of the newest interactions, adapts the model to the members whose records
+changed, and compares the result with the published generation. Then it publishes the result as a
+new generation, or refuses it, with the reason, and keeps the published one. It is safe to start a
+second refresh at the same time, and to kill a refresh at any point: the state is in the work
+folder, and the store's pointer moves last. The work folder must be local (it has a local file
+lock); if tasks and embeddings are on gs:// or the like, schedule `limaml prepare` and `limaml
+embed` instead.
 
 example (from cron, every night):
   limaml refresh RAW --export EXPORT --store lmdb:STORE --work WORK --window-days 28
 
-exit code 0: published; 2: refused or failed; the reason is on stderr, and with the stage, the
-counts and the checks in WORK/refresh.json. 2 with "published GENERATION, but ...": a file about the
-run could not be written
+exit code 0: published; 2: refused or failed. The reason is on stderr, and in WORK/refresh.json with
+the stage, the counts and the checks. A message that begins with "published GENERATION, but" also
+has exit code 2: the generation is published, but a file about the run could not be written
 """
 
 _LIMITS = {
@@ -80,10 +81,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="remove dead letters of updates after this time (default: %(default)s)",
     )
     source = parser.add_argument_group("task records (as in limaml prepare)")
-    prepare.add_source_arguments(source)
-    prepare.add_window_arguments(source)
-    prepare.add_samples_argument(source)
-    prepare.add_shards_argument(source)
+    prepare_arguments.add_source_arguments(source)
+    prepare_arguments.add_window_arguments(source)
+    prepare_arguments.add_samples_argument(source)
+    prepare_arguments.add_shards_argument(source)
     add_report_flags(parser)
     _add_limits(parser.add_argument_group("limits (runs outside are refused)"))
 
@@ -112,7 +113,7 @@ def options_from(arguments: argparse.Namespace) -> tuple[PrepareOptions, EmbedOp
 
     ``--max-bad-fraction`` applies to the embedding job, ``--max-bad-rows`` to the task records.
     """
-    made = prepare.options_from(arguments, without=("max_bad_fraction", "keep_rows"))
+    made = prepare_arguments.options_from(arguments, without=("max_bad_fraction", "keep_rows"))
     return (
         made.replace(max_bad_fraction=arguments.max_bad_rows),
         embed_arguments.options_from(arguments),

@@ -96,7 +96,7 @@ def test_definitions_that_refine_one_another_hold_nothing_further(prepared):
 def test_several_definitions_may_be_named_at_once(tmp_path):
     import argparse
 
-    from limaml_beam.commands import prepare as command
+    from limaml_beam.commands import prepare_arguments as command
 
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)

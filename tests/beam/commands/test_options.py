@@ -7,7 +7,7 @@ import math
 import pytest
 
 from limaml_beam.build_tasks.options import PrepareOptions
-from limaml_beam.commands import embed_arguments, prepare, refresh
+from limaml_beam.commands import embed_arguments, prepare_arguments, refresh
 from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.refresh.options import Thresholds
 from tfrec_limaml.errors import LimamlError
@@ -21,7 +21,7 @@ def test_the_command_line_without_flags_has_the_defaults_of_python():
     limits = dataclasses.asdict(Thresholds())
     assert {name: getattr(given, name) for name in limits} == limits
     for command, options, default in (
-        (prepare, ["RAW", "--output", "T"], PrepareOptions(raw="RAW")),
+        (prepare_arguments, ["RAW", "--output", "T"], PrepareOptions(raw="RAW")),
         (embed_arguments, ["T", "--export", "E", "--output", "O"], EmbedOptions()),
     ):
         parser = argparse.ArgumentParser()
@@ -61,9 +61,9 @@ def test_flags_change_what_they_name_and_nothing_else():
 )
 def test_the_command_line_is_told_of_its_own_options(line, said):
     parser = argparse.ArgumentParser()
-    prepare.add_arguments(parser)
+    prepare_arguments.add_arguments(parser)
     with pytest.raises(LimamlError, match=said):
-        prepare.options_from(parser.parse_args([*line, "--output=T"]))
+        prepare_arguments.options_from(parser.parse_args([*line, "--output=T"]))
 
 
 @pytest.mark.parametrize(

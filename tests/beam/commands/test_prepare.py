@@ -13,7 +13,7 @@ import pytest
 
 from limaml_beam.build_tasks.settings import date_fields
 from limaml_beam.commands.beam_flags import wrap_beam_flags
-from limaml_beam.commands.prepare import add_arguments
+from limaml_beam.commands.prepare_arguments import add_arguments
 from limaml_beam.io.pipeline_options import LOCAL_RUNNER, local_by_default
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError

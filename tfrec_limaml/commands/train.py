@@ -7,17 +7,18 @@ import json
 import shutil
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tfrec_limaml import finite_json, staging
 from tfrec_limaml.cli import Command
 from tfrec_limaml.commands.train_arguments import add_arguments, options_from
+from tfrec_limaml.commands.train_result import render
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 from tfrec_limaml.training.cluster import WORKER_TIMEOUT
 from tfrec_limaml.training.options import TrainOptions
-from tfrec_limaml.wording import counted
 
 _DESCRIPTION = """\
 Trains a model on the task records that `limaml prepare` wrote, with early stopping on the mean of
@@ -27,18 +28,13 @@ learning curve RUN/<algorithm>.training.json.
 example:
   limaml train runs/tasks --output runs/model
   limaml train runs/tasks --output runs/model --algorithm vanilla      # the reference
+  limaml train runs/all_rows --output runs/final --refit runs/model    # the model to deploy
 next: limaml evaluate runs/tasks --run runs/model
 """
 
 
 #: Seconds; threads cannot wait for much longer.
 _LONGEST_TIMEOUT = 10_000_000
-#: Scores of several models in a result, and what these differ by.
-_CHOICES = {
-    "val_auc_by_prior_precision": "initial prior precision",
-    "val_score_by_id_embeddings": "ID embeddings",
-    "val_score_by_projection_shrinkage": "shrinkage of the projection",
-}
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -48,16 +44,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if exists and not args.resume:
         raise LimamlError(f"{path} exists; pass --overwrite to train it again")
     options = options_from(args)
-    if options.model.joint_task is not None and args.tensorboard is not None:
-        raise LimamlError(
-            f"--tensorboard cannot be combined with --joint-task {options.model.joint_task}; "
-            f"leave it out"
-        )
+    _check_tensorboard(args)
     import_tensorflow()
     from tfrec_limaml.training.checkpoint_files import is_unfinished
 
+    chosen = _chosen(args)
     if exists and not is_unfinished(_checkpoint_folder(args)):
-        return _finished_result(args, options, path)
+        return _finished_result(args, options, chosen, path)
     from tfrec_limaml.training.recipes import configure_tensorflow
     from tfrec_limaml.training.train import train
 
@@ -66,16 +59,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     checkpoints = _checkpoints(args, workers.is_chief)
     callbacks = []
     if workers.is_chief:
-        callbacks = [_progress(args.algorithm), *_tensorboard(args)]
+        callbacks = [_progress(args.algorithm), *_tensorboard(args, chosen)]
     trained = train(
         args.tasks,
-        options,
+        options if chosen is None else None,
         task=args.task,
         nested=args.nested_task,
         callbacks=callbacks,
         checkpoints=checkpoints,
         strategy=workers.strategy,
         worker_timeout=args.worker_timeout or WORKER_TIMEOUT,
+        refit=_refit_file(args),
     )
     result = trained.result | {"model": str(path)}
     if workers.is_chief:
@@ -85,7 +79,27 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _finished_result(args: argparse.Namespace, options: TrainOptions, path: Path) -> dict[str, Any]:
+def _refit_file(args: argparse.Namespace) -> Path | None:
+    """The file of the training to refit."""
+    return None if args.refit is None else args.refit / f"{args.algorithm}.training.json"
+
+
+def _chosen(args: argparse.Namespace) -> Any:
+    """The settings of the training to refit, if one is named."""
+    from tfrec_limaml.training.chosen import Chosen
+
+    file = _refit_file(args)
+    return None if file is None else Chosen.of(file)
+
+
+def _definitions(args: argparse.Namespace, chosen: Any) -> tuple[str | None, Sequence[str]]:
+    """The task definition, and those that refine it."""
+    return (args.task, args.nested_task) if chosen is None else (chosen.task, chosen.nested)
+
+
+def _finished_result(
+    args: argparse.Namespace, options: TrainOptions, chosen: Any, path: Path
+) -> dict[str, Any]:
     """The result of a complete training run, whose model stays as it is.
 
     Raises:
@@ -103,8 +117,12 @@ def _finished_result(args: argparse.Namespace, options: TrainOptions, path: Path
             f"{path} exists, but {curve.name} does not tell how it was trained; pass --overwrite "
             f"to train it again"
         ) from error
-    encoder = load_encoder(args.tasks, args.task, args.nested_task)
-    expected = training_identity(args.tasks, args.task, encoder, options)
+    task, nested = _definitions(args, chosen)
+    encoder = load_encoder(args.tasks, task, nested)
+    if chosen is not None:
+        options = chosen.options
+    expected = training_identity(args.tasks, task, encoder, options)
+    expected |= {} if chosen is None else chosen.identity()
     require_same_training(stored, expected, f"the model {path}", ignore=MACHINES)
     warnings.warn(f"{path} is complete: there is nothing to resume", stacklevel=2)
     return result
@@ -155,69 +173,14 @@ def _checkpoint_folder(args: argparse.Namespace) -> Path:
     return folder
 
 
-def _render(result: dict[str, Any]) -> str:
-    auc = result["best_val_auc"]
-    best = (
-        "no validation AUC, because all validation labels are of one class: early stopping kept "
-        "the first epoch; give `limaml prepare` other split dates or more rows"
-        if auc is None
-        else f"validation AUC {auc:.4f}"
-    )
-    best += _as_served(result)
-    return (
-        f"{result['algorithm']}: {counted(result['epochs'], 'epoch')} in "
-        f"{result['seconds']:.0f} s{_all_models(result)}, {best}; "
-        f"model at {result['model']}" + _losses(result) + _validation_choices(result)
-    )
+def _check_tensorboard(args: argparse.Namespace) -> None:
+    if args.joint_task is not None and args.tensorboard is not None:
+        raise LimamlError(
+            f"--tensorboard cannot be combined with --joint-task {args.joint_task}; leave it out"
+        )
 
 
-def _all_models(result: dict[str, Any]) -> str:
-    """The time of all models, if several were trained of which one is kept."""
-    if not any(name in result for name in _CHOICES):
-        return ""
-    return f" ({result['total_seconds']:.0f} s for all models that were tried)"
-
-
-def _as_served(result: dict[str, Any]) -> str:
-    """The validation AUC with the strength that was chosen after training."""
-    strength = result.get("adaptation_strength", 1.0)
-    if strength == 1.0:
-        return ""
-    auc = result["val_auc_by_strength"][f"{strength:g}"]
-    return f" ({auc:.4f} with the adaptation strength {strength:g}, as saved)"
-
-
-def _losses(result: dict[str, Any]) -> str:
-    if "support_loss_before" not in result:  # a model that does not adapt tasks
-        return ""
-    return (
-        "\nfine-tuning changed the support loss of validation tasks from "
-        f"{result['support_loss_before']:.4f} to {result['support_loss_after']:.4f}"
-        + _strength(result)
-    )
-
-
-def _strength(result: dict[str, Any]) -> str:
-    if "adaptation_strength" not in result:
-        return ""
-    strength, note = result["adaptation_strength"], result.get("strength_note")
-    if not strength and note is None:
-        note = "adapting lowers the AUC of the validation tasks: the model is saved un-adapted"
-    return f"; adaptation strength {strength:g}" + (f" ({note})" if note else "")
-
-
-def _validation_choices(result: dict[str, Any]) -> str:
-    """The options that were chosen by validation, and the score of each choice."""
-    lines = [
-        f"\ntried on the validation tasks, {title}: "
-        + ", ".join(f"{choice} {score:.4f}" for choice, score in result[name].items())
-        for name, title in _CHOICES.items()
-        if name in result
-    ]
-    return "".join(lines)
-
-
-def _tensorboard(args: argparse.Namespace) -> list[Any]:
+def _tensorboard(args: argparse.Namespace, chosen: Any) -> list[Any]:
     if args.tensorboard is None:
         return []
     from tfrec_limaml.tasks.input_pipeline import task_dataset
@@ -226,9 +189,10 @@ def _tensorboard(args: argparse.Namespace) -> list[Any]:
 
     callbacks = [tensorboard(args.tensorboard)]
     if args.algorithm == "limaml":
-        encoder = load_encoder(args.tasks, args.task, args.nested_task)
+        task, nested = _definitions(args, chosen)
+        encoder = load_encoder(args.tasks, task, nested)
         recent = task_dataset(
-            split_pattern(args.tasks, args.task, "recent", encoder.schema),
+            split_pattern(args.tasks, task, "recent", encoder.schema),
             encoder,
             support_fraction=1.0,
             with_keys=True,
@@ -279,5 +243,5 @@ COMMAND = Command(
     description=_DESCRIPTION,
     add_arguments=add_arguments,
     run=run,
-    render=_render,
+    render=render,
 )

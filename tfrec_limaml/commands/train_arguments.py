@@ -15,6 +15,7 @@ from tfrec_limaml.commands.train_model_arguments import (
     add_network,
 )
 from tfrec_limaml.commands.train_values import adder, fraction
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.training.cluster import WORKER_TIMEOUT
 from tfrec_limaml.training.model_options import ModelOptions
 from tfrec_limaml.training.options import ALGORITHMS, TrainOptions, recipe
@@ -45,6 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="default",
         help="set of options to start from: the best ones on validation data, or the paper's "
         "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--refit",
+        type=Path,
+        metavar="RUN",
+        help="use the settings, the number of epochs and the adaptation strength that an earlier "
+        "run has chosen, without validation rows: for the model that you deploy, on records of "
+        "`limaml prepare --no-validation`; takes no other settings",
     )
     _add_definitions(parser)
     _add_training(parser.add_argument_group("training"))
@@ -165,7 +174,7 @@ def _add_epochs(group: Any) -> None:
         help="maximum number of epochs (default: 8, or more for small data: as many as take 400 "
         "batches, up to 50; paper: 15)",
     )
-    add("--patience", type=int, metavar="N", help="epochs without a better validation score")
+    add("--patience", type=int, metavar="N", help="stop after N epochs without a better score")
 
 
 def _add_samples(group: Any) -> None:
@@ -174,7 +183,7 @@ def _add_samples(group: Any) -> None:
         "--support-fraction",
         type=fraction,
         metavar="X",
-        help="share of a training task's samples that form the support set: a number, or LOW-HIGH "
+        help="share of a training task's rows that form the support set: a number, or LOW-HIGH "
         "to draw a new one in each epoch; episodes are split already",
     )
     add(
@@ -188,7 +197,7 @@ def _add_samples(group: Any) -> None:
         "--max-samples",
         type=int,
         metavar="N",
-        help="most recent support samples per task, "
+        help="most recent support rows per task, "
         "in training only; limit the histories of embeddings with `limaml prepare --max-samples` "
         "(default: all)",
     )
@@ -196,11 +205,26 @@ def _add_samples(group: Any) -> None:
 
 
 def options_from(args: argparse.Namespace) -> TrainOptions:
-    """The recipe with the options of the command line."""
+    """The recipe with the options of the command line; with ``--refit`` there must be none."""
     fields = {f.name for kind in (TrainOptions, ModelOptions) for f in dataclasses.fields(kind)}
     values = {
         name: value for name, value in vars(args).items() if name in fields and value is not None
     }
+    if args.refit is not None:
+        _check_refit(args, set(values) - {"algorithm"})
     options = recipe(args.recipe).replace(**values)
     check_read(options, set(values))
     return options
+
+
+def _check_refit(args: argparse.Namespace, given: set[str]) -> None:
+    """Refuses settings beside ``--refit``, which has them all."""
+    given |= {name for name in ("task", "nested_task") if getattr(args, name)}
+    if args.recipe != "default":
+        given.add("recipe")
+    options = {"decay": "no-decay", "use_episodes": "no-episodes"}
+    if given:
+        names = ", ".join(f"--{options.get(n, n).replace('_', '-')}" for n in sorted(given))
+        raise LimamlError(
+            f"--refit takes all settings from the run {args.refit}: leave out {names}"
+        )

@@ -18,9 +18,10 @@ from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.models import LiMAML, TaskModel
 from tfrec_limaml.tasks.batch_sizes import SCORED_TASKS
 from tfrec_limaml.tasks.input_pipeline import task_dataset
+from tfrec_limaml.training.fit import Build
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import build_model
-from tfrec_limaml.training.train import Build, train
+from tfrec_limaml.training.train import train
 
 
 def network(

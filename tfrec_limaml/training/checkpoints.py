@@ -54,7 +54,7 @@ class Checkpoints(keras.callbacks.Callback):
         options: Folder and frequency.
         identity: Values that determine the result of the training, by name, all JSON types. A
             checkpoint can be resumed only with equal values.
-        stopping: The early stopping callback whose state is part of a checkpoint.
+        stopping: The early stopping callback whose state is part of a checkpoint, or None.
         writes: Whether this process writes the files; only one of several workers does.
 
     Raises:
@@ -65,7 +65,7 @@ class Checkpoints(keras.callbacks.Callback):
         self,
         options: CheckpointOptions,
         identity: Mapping[str, Any],
-        stopping: keras.callbacks.EarlyStopping,
+        stopping: keras.callbacks.EarlyStopping | None,
         writes: bool = True,
     ) -> None:
         super().__init__()
@@ -99,9 +99,10 @@ class Checkpoints(keras.callbacks.Callback):
             return
         self.model.optimizer.build(self.model.trainable_variables)
         self._restore(self.resumed.variables, list(_variables(self.model)))
-        for name, value in self.resumed.stopping.items():
-            setattr(self.stopping, name, value)
-        self.stopping.best_weights = self.resumed.best or None
+        if self.stopping is not None:
+            for name, value in self.resumed.stopping.items():
+                setattr(self.stopping, name, value)
+            self.stopping.best_weights = self.resumed.best or None
         self.model.history.history.update(
             {name: list(values) for name, values in self.history.items()}
         )
@@ -137,16 +138,18 @@ class Checkpoints(keras.callbacks.Callback):
             self._write(epoch + 1, 0, finished=True)
 
     def _write(self, epoch: int, calls: int, logs: Any = None, finished: bool = False) -> None:
+        stopping = self.stopping
+        names = () if stopping is None else ("wait", "best", "best_epoch")
         checkpoint = Checkpoint(
             epoch,
             calls,
             finished,
             {name: float(value) for name, value in (logs or {}).items()},
             self.history,
-            {name: getattr(self.stopping, name) for name in ("wait", "best", "best_epoch")},
+            {name: getattr(stopping, name) for name in names},
             self.identity,
             [np.asarray(v.numpy()) for v in _variables(self.model)],
-            list(self.stopping.best_weights or []),
+            [] if stopping is None else list(stopping.best_weights or []),
         )
         if self.writes:
             checkpoint.write(self.options.folder)

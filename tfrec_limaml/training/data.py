@@ -33,7 +33,7 @@ class TrainingData:
     Attributes:
         training: Training batches.
         epoch: Number of the current epoch, int64; `EpochNumber` keeps it up to date.
-        validation: Validation batches.
+        validation: Validation batches, or None.
         validation_pattern: File pattern of the validation tasks.
         batch_size: Training tasks per batch, over all replicas.
         steps: Training batches per epoch.
@@ -43,7 +43,7 @@ class TrainingData:
 
     training: tf.data.Dataset
     epoch: tf.Variable
-    validation: tf.data.Dataset
+    validation: tf.data.Dataset | None
     validation_pattern: str
     batch_size: int
     steps: int
@@ -63,7 +63,7 @@ class TrainingData:
     def validation_labels(self) -> set[float]:
         """The distinct labels of the validation rows."""
         found: set[float] = set()
-        for batch in self.validation:
+        for batch in self.validation or ():
             query = batch["query"]
             found |= set(tf.boolean_mask(query["label"], query["weight"] > 0).numpy().tolist())
         return found
@@ -77,6 +77,8 @@ class TrainingData:
         task: str | None = None,
         workers: Workers | None = None,
         identity: Mapping[str, Any] | None = None,
+        *,
+        validation: bool = True,
     ) -> TrainingData:
         """The datasets of a folder of task records, after all workers have compared their data.
 
@@ -89,37 +91,39 @@ class TrainingData:
             task: Task definition; the schema's first by default.
             workers: The processes that train; by default only this one.
             identity: Other values that determine the weights, by name.
+            validation: Whether validation batches are needed.
 
         Raises:
+            LimamlError: They are needed, and there are no validation rows.
             VersionMismatchError: The identities or numbers of files of the workers differ.
         """
         workers, identity = workers or Workers(), identity or {}
         if options.model.joint_task is not None:
             return cls._of_two_definitions(tasks, options, task, encoder, workers, identity)
         training = _training_patterns(tasks, options, task, encoder)
-        validation = split_pattern(tasks, task, "validation", encoder.schema)
-        patterns = [*training, validation]
+        scored = split_pattern(tasks, task, "validation", encoder.schema)
+        patterns = [*training, scored] if validation else training
         identity = {**identity, "number of files": [len(record_files(p)) for p in patterns]}
         counts = _counts_of_workers(patterns, workers, identity)
+        if validation:
+            _require_validation(counts[-1], tasks)
         total, rows = (sum(count[k] for count in counts[0]) for k in (0, 1))
-        size = _batch_size(options, total, rows)
-        train_size, validation_size = workers.per_replica(size), workers.per_replica(2 * size)
-        sizes = [*[train_size] * len(training), validation_size]
+        size, many = _batch_size(options, total, rows), len(training)
+        sizes = [workers.per_replica(n) for n in (*[size] * many, 2 * size)][: len(patterns)]
         steps = [workers.steps([c[0] for c in n], s) for n, s in zip(counts, sizes, strict=True)]
         epoch = tf.Variable(0, trainable=False, dtype=tf.int64)
         single = workers.all_replicas == 1
         batches = None if single else [n * workers.replicas for n in steps]
+        shared = options, encoder, workers
         return cls(
-            _training_dataset(
-                training, options, encoder, train_size, epoch, workers, batches and batches[:-1]
-            ),
+            _training_dataset(training, *shared, sizes[0], epoch, batches and batches[:many]),
             epoch,
-            _validation_dataset(
-                validation, options, encoder, validation_size, workers, batches and batches[-1:]
-            ),
-            validation,
+            _validation_dataset(scored, *shared, sizes[-1], batches and batches[many:])
+            if validation
+            else None,
+            scored,
             size,
-            max(steps[:-1]),
+            max(steps[:many]),
             {**identity, "number of tasks": total},
         )
 
@@ -172,6 +176,15 @@ def _counts_of_workers(
     return [[answer["counts"][i] for answer in answers] for i in range(len(patterns))]
 
 
+def _require_validation(counts: Sequence[Any], tasks: str | Path) -> None:
+    """Raises `LimamlError` if no worker has validation tasks."""
+    if not any(count[0] for count in counts):
+        raise LimamlError(
+            f"{tasks} has no validation rows: choose the settings on records that have some, and "
+            "train with these settings here (limaml train --refit RUN, train(refit=...))"
+        )
+
+
 def _batch_size(options: TrainOptions, tasks: int, rows: int) -> int:
     """Tasks per batch; short tasks count as `MIN_ROWS` rows, because each costs time."""
     return options.batch_size or max(1, round(options.batch_rows / max(rows / tasks, MIN_ROWS)))
@@ -197,9 +210,9 @@ def _training_dataset(
     patterns: Sequence[str],
     options: TrainOptions,
     encoder: FeatureEncoder,
+    workers: Workers,
     batch_size: int,
     epoch: tf.Variable,
-    workers: Workers,
     batches: Sequence[int] | None,
 ) -> tf.data.Dataset:
     return task_dataset(
@@ -221,8 +234,8 @@ def _validation_dataset(
     pattern: str,
     options: TrainOptions,
     encoder: FeatureEncoder,
-    batch_size: int,
     workers: Workers,
+    batch_size: int,
     batches: Sequence[int] | None,
 ) -> tf.data.Dataset:
     """The same tasks each time; `batches` are given if there are several replicas."""

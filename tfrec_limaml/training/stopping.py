@@ -24,11 +24,16 @@ class ValidationScore(keras.callbacks.Callback):
             logs[self.NAME] = (logs["val_auc"] + logs.get("val_unadapted_auc", logs["val_auc"])) / 2
 
 
+def averaging(options: TrainOptions) -> list[keras.callbacks.Callback]:
+    """Averaged weights at the end of each epoch, if the options have them."""
+    averaged = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
+    return averaged if options.average_weights else []
+
+
 def early_stopping(options: TrainOptions) -> list[keras.callbacks.Callback]:
     """Early stopping on adapted and un-adapted validation AUC, of the averaged weights."""
-    averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
     return [
-        *(averaging if options.average_weights else []),
+        *averaging(options),
         ValidationScore(),
         keras.callbacks.EarlyStopping(
             ValidationScore.NAME,

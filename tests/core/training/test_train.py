@@ -18,10 +18,11 @@ from tfrec_limaml.commands.train import COMMAND
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.training.data import TrainingData, _batch_size
+from tfrec_limaml.training.fit import _validation_summary
 from tfrec_limaml.training.lost_workers import TimeLimit
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import load_encoder
-from tfrec_limaml.training.train import _curve_summary, train
+from tfrec_limaml.training.train import train
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_the_strength_is_chosen_for_the_model_that_is_kept_alone(with_episodes, 
     """Of several trainings, the one with the best validation score is finished."""
     module = importlib.import_module("tfrec_limaml.training.train")
     scores, finished = iter((0.7, 0.6)), []
-    fit = module._fit
+    fit = module.fit_model
 
     def scored(*arguments):
         fitted = fit(*arguments)
@@ -148,7 +149,7 @@ def test_the_strength_is_chosen_for_the_model_that_is_kept_alone(with_episodes, 
 
     limits = []
     monkeypatch.setattr(module, "TimeLimit", Watched)
-    monkeypatch.setattr(module, "_fit", scored)
+    monkeypatch.setattr(module, "fit_model", scored)
     monkeypatch.setattr(module, "best_on_validation", two)
     monkeypatch.setattr(module, "choose_adaptation_strength", choose)
     options = TrainOptions(epochs=1, batch_size=6).replace(
@@ -205,5 +206,5 @@ def test_an_auc_of_one_class_is_not_reported_as_zero(tasks_folder, tmp_path):
 def test_the_reported_auc_is_that_of_the_kept_epoch():
     curves = {"loss": [1.0] * 3, "val_auc": [0.6, 0.7, 0.8], "val_score": [0.6, 0.65, 0.62]}
     labels = types.SimpleNamespace(validation_labels=lambda: {0.0, 1.0})
-    result = _curve_summary(TrainOptions(), curves, 1.0, labels)
+    result = _validation_summary(curves, labels)
     assert (result["best_val_auc"], result["best_val_score"]) == (0.7, 0.65)

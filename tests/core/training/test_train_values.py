@@ -40,7 +40,7 @@ def test_each_option_of_the_recipes_that_takes_a_value_names_its_default(parser)
     # They are not part of a recipe, or are off unless they are given.
     assert without <= {
         "output", "nested-task", "joint-task", "tensorboard", "distribute", "checkpoint-steps",
-        "second-order-steps",
+        "second-order-steps", "refit",
     }  # fmt: skip
 
 

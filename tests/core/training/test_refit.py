@@ -8,6 +8,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from graphs import without_graphs
 from toys import write_split
 
 from tfrec_limaml.cli import main
@@ -20,14 +21,23 @@ from tfrec_limaml.training.trained import Trained
 
 pytestmark = pytest.mark.slow
 
-OPTIONS = TrainOptions(epochs=5, patience=1, batch_size=8, learning_rate=0.05).replace(
-    meta_units=(4,), global_units=(8,), embedding_dim=3, prior_precision=3.0
+OPTIONS = TrainOptions(
+    epochs=5, patience=1, batch_size=8, learning_rate=0.05, choose_strength=False
+).replace(
+    meta_units=(4,),
+    global_units=(8,),
+    embedding_dim=3,
+    prior_precision=3.0,
+    projection_shrinkage=50.0,  # one model, however its curves look
 )
 
 
 @pytest.fixture(scope="module")
 def trained(tasks_folder):
-    return train(tasks_folder, OPTIONS)
+    """An earlier training, as if it had chosen a strength."""
+    with without_graphs():
+        made = train(tasks_folder, OPTIONS)
+    return Trained(made.model, {**made.result, "adaptation_strength": 0.5})
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +51,8 @@ def without_validation(tasks_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def refitted(trained, without_validation):
-    return train(without_validation, refit=trained)
+    with without_graphs():
+        return train(without_validation, refit=trained)
 
 
 def assert_same_weights(one, other):
@@ -55,22 +66,20 @@ def test_on_the_same_training_rows_it_makes_the_model_that_was_kept(trained, ref
     assert best < trained.result["epochs"]  # the kept epoch is not the last one
     assert refitted.result["epochs"] == best
     assert_same_weights(refitted.model, trained.model)
-    strength = trained.result["adaptation_strength"]
-    assert refitted.result["adaptation_strength"] == strength
-    assert refitted.model.adaptation_strength == strength
+    assert refitted.result["adaptation_strength"] == refitted.model.adaptation_strength == 0.5
     assert not [name for name in refitted.result["history"] if name.startswith("val_")]
 
 
 def test_the_choices_come_from_the_model_that_was_kept(trained):
     result = json.loads(json.dumps(trained.result))  # as in the file
     result["options"]["model"]["projection_shrinkage"] = 3000.0
-    result["adaptation_strength"] = 0.5
     chosen = Chosen.of(Trained(None, result))
     expected = OPTIONS.replace(projection_shrinkage=3000.0)
     assert chosen.options == expected
     assert (chosen.adaptation_strength, chosen.task, chosen.nested) == (0.5, "member", ())
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_a_refit_that_is_interrupted_resumes_to_the_same_weights(
     trained, refitted, without_validation, tmp_path
 ):
@@ -119,6 +128,7 @@ def test_what_cannot_be_refitted_is_refused(trained, refitted, tasks_folder, tmp
             Chosen.of(file)
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_the_command_refits_a_run_and_takes_no_other_settings(
     trained, refitted, without_validation, tmp_path, run_limaml, capsys
 ):

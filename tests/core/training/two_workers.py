@@ -3,7 +3,7 @@
 Usage: two_workers.py alone TASKS RUN, or two_workers.py mirrored TASKS RUN for two replicas in one
 process beside a single one; or with TF_CONFIG in the environment two_workers.py WHEN TASKS RUN
 [argument ...], where WHEN is ``never`` or ``batch:N`` (killed after N batches). A worker prints the
-all-reduces of its graphs on standard error, with their time limits.
+all-reduces of its graphs on standard error, with their time limits. Graphs run as they were traced.
 """
 
 import json
@@ -106,8 +106,8 @@ def mirrored(tasks, run):
 
 
 when, tasks, run, *rest = sys.argv[1:]
+optimise(False)
 if when in ("alone", "mirrored"):
-    optimise(False)
     if when == "alone":
         alone(tasks, Path(run), 2, GRADIENT_STEPS)
     else:

@@ -1,19 +1,22 @@
 """Closed-form adaptation: a few Gauss-Newton steps to the mode of a task's posterior.
 
 A task adapts an offset ``o`` of ``D`` numbers that is added to its meta embedding. The offset has
-the prior ``N(mean, diag(1 / precision))``, with mean zero or the output of a `SupportEncoder`, and
-the support set's likelihood, whose loss is a *sum*: the more rows a task has, the further they move
-it. Each step replaces the loss by its second-order expansion, in which the output is linear in the
-offset, and solves for the minimum:
+the prior ``N(mean, diag(1 / precision))``, with mean zero or the output of a `SupportEncoder`. The
+loss of the support set is a *sum* over its rows: the more rows a task has, the further its offset
+moves from the prior mean. Each step starts from an offset ``o_0``, replaces the loss by its
+second-order expansion, in which the output is linear in the offset, and solves for the minimum:
 
     (J' H J + diag(precision)) o  =  J' (H J o_0 - g) + diag(precision) mean
 
-with, for each row, the derivative ``J`` ``[D]`` of the output with respect to the row's embedding,
-and the first and second derivative ``g`` and ``H`` of its loss with respect to its output. If the
-output is linear in the embedding this is Newton's method for Bayesian logistic regression (for
-a squared error one step is exact), and the inverse matrix is the covariance of the Laplace
-approximation. Source: Bishop, "Pattern Recognition and Machine Learning", sections 4.4 and 4.5;
-with the global score as offset, as in GLMix (Zhang et al., KDD 2016).
+Row ``s`` of ``J`` ``[S, D]`` is the derivative of that row's output with respect to its embedding;
+``g`` ``[S]`` and the diagonal ``H`` hold the weighted first and second derivatives of the rows'
+losses with respect to their outputs. If the output is linear in the embedding, this is Newton's
+method for Bayesian logistic regression (for a squared error one step is exact), and the inverse of
+the matrix on the left is the covariance of the Laplace approximation.
+
+Sources: Bishop, "Pattern Recognition and Machine Learning", 2006, sections 4.4 and 4.5. The score
+of the shared model is a fixed term of each task's regression, as in Zhang et al., "GLMix:
+Generalized Linear Mixed Models for Large-Scale Response Prediction", KDD 2016.
 """
 
 from __future__ import annotations
@@ -27,10 +30,11 @@ from tfrec_limaml.adaptation.losses import per_task_mean
 
 #: Smallest curvature of a row's loss: without it, rows with confident predictions would be ignored.
 MINIMUM_CURVATURE = 1e-4
-#: Tried shares of a step; the first one whose objective is within `TOLERANCE` of the best is used.
+#: Shares of a step that the line search tries; it takes the first one whose objective is within
+#: `TOLERANCE` of the lowest.
 STEP_SHARES = (1.0, 0.5, 0.25, 0.0625, 0.015625, 0.0)
-#: Relative to the objective plus 1; well above the rounding errors of sums in single precision,
-#: which would otherwise choose the share near the optimum.
+#: Relative to the absolute value of the objective plus 1. It is well above the rounding errors of
+#: sums in single precision, which would otherwise decide between the shares near the optimum.
 TOLERANCE = 1e-5
 
 
@@ -40,8 +44,8 @@ class GaussNewton(NamedTuple):
     Attributes:
         offset: The mode ``[T, D]``; the prior mean for a task without rows.
         losses: Weighted mean losses ``[T]`` before each step.
-        variance: Marginal variances ``[T, D]`` of the offset at the last step's expansion point;
-            None if they were not asked for.
+        variance: Marginal variances ``[T, D]`` of the offset, from the expansion at the start of
+            the last step; None unless `with_variance`.
     """
 
     offset: tf.Tensor
@@ -50,7 +54,7 @@ class GaussNewton(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    """The objective to minimise; see `gauss_newton` for most attributes.
+    """The objective to minimise; see `gauss_newton` for the other attributes.
 
     Attributes:
         sizes: ``T``, ``S`` and ``D``.
@@ -120,20 +124,23 @@ def gauss_newton(
     """Takes `steps` Gauss-Newton steps for all tasks at once.
 
     Args:
-        outputs: Maps an offset per row ``[T, S, D]`` to outputs ``[T, S]``. Rows are independent.
+        outputs: Maps an offset per row ``[T, S, D]`` to outputs ``[T, S]``. A row's output may
+            depend on the offset of that row only.
         derivatives: Maps outputs ``[..., T, S]`` to each row's loss and its first and second
             derivative with respect to the output, of the same shape each.
         weight: Sample weights ``[T, S]``, 0 for padding.
-        precision: Prior precision ``[D]``, positive.
+        precision: Prior precision ``[D]``, positive, float32 or float64. All results have its
+            dtype.
         steps: Number of steps, at least 1.
-        with_variance: Also compute the marginal variances.
+        with_variance: Whether to compute the marginal variances too.
         prior_mean: Each task's prior mean ``[T, D]``; zero if None.
         start: Start of each task's first step ``[T, D]``; the prior mean if None.
-        linear: Whether outputs are linear in the offset (plus a constant). They are then computed
-            only once, which is faster.
+        linear: Whether `outputs` is an affine function of the offset. It is then called only once,
+            which is faster.
 
     Returns:
-        The mode, the losses before each step and the variances, all differentiable once.
+        The mode, the losses before each step and the variances. An outer tape can differentiate
+        them once.
     """
     precision = tf.convert_to_tensor(precision)
     dtype = precision.dtype  # float32 or float64: a factorisation in half precision breaks down
@@ -171,8 +178,9 @@ def _line_search(
 ) -> tf.Tensor:
     """The share of a step to take ``[T]``.
 
-    It is the largest of `STEP_SHARES` whose objective is the lowest up to `TOLERANCE`. A full step
-    can overshoot if the loss is far from its expansion. Gradients treat the share as a constant.
+    This is the largest of `STEP_SHARES` whose objective is the lowest up to `TOLERANCE`. A full
+    step can overshoot if the loss is far from its expansion. Gradients treat the share as a
+    constant.
 
     Args:
         problem: The objective.
@@ -203,10 +211,17 @@ def _line_search(
 def solve_positive_definite(
     matrix: tf.Tensor, target: tf.Tensor
 ) -> tuple[tf.Tensor, Callable[..., Any]]:
-    """``matrix^-1 target`` for symmetric positive definite ``[T, D, D]`` and ``[T, D]``.
+    """Solves ``matrix x = target`` for each task by a Cholesky factorisation.
 
     The gradient reuses the Cholesky factor: two triangular solves instead of the derivative of the
-    factorisation. It can be differentiated once.
+    factorisation. Second derivatives are not supported.
+
+    Args:
+        matrix: Symmetric positive definite matrices ``[T, D, D]``.
+        target: Right-hand sides ``[T, D]``.
+
+    Returns:
+        Solutions ``[T, D]``.
     """
     factor = tf.linalg.cholesky(matrix)
 

@@ -1,8 +1,9 @@
 """The inner loop: a few steps of gradient descent on each task's weights, all tasks at once.
 
 The gradient of the sum of the tasks' losses with respect to per-task weights *is* each task's
-gradient, so one `tf.GradientTape` is enough for a batch of tasks. Method: Wang et al., "LiMAML",
-KDD 2024, Algorithm 2.
+gradient, so one `tf.GradientTape` is enough for a batch of tasks. Sources: Finn et al.,
+"Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", ICML 2017; Wang et al.,
+"LiMAML: Personalization of Deep Recommender Models via Meta Learning", KDD 2024, Algorithm 2.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ class Adapted(NamedTuple):
     """Result of `adapt`.
 
     Attributes:
-        weights: Adapted weights, one ``[T, ...]`` tensor each.
-        losses: Support losses ``[T]`` before each step (empty for no steps).
+        weights: Adapted weights, in the order and the forms of those that `adapt` received.
+        losses: Support losses ``[T]`` before each step; empty without steps.
     """
 
     weights: Weights
@@ -44,20 +45,20 @@ def adapt(
     Args:
         weights: Each task's starting weights, ``[T, ...]`` or in a form of
             `tfrec_limaml.adaptation.inner_weights`.
-        task_losses: Maps such weights to the tasks' support losses ``[T]``.
+        task_losses: Maps weights in these forms to the tasks' support losses ``[T]``.
         steps: Number of steps; 0 returns the weights unchanged.
-        learning_rates: Inner learning rate for all weights, or one for each (a number or a tensor
-            that broadcasts against it).
-        second_order_steps: Number of the *last* steps that an outer tape differentiates through
-            twice. ``None`` means all of them (MAML), 0 means none (first-order MAML: inner
-            gradients are constants).
-        step_scale: A factor for each task's steps, ``[T]``; None for 1.
+        learning_rates: One inner learning rate for all weights, or a sequence with one rate for
+            each weight: a number, or a tensor that broadcasts against the weight.
+        second_order_steps: Number of the *last* steps whose second derivatives an outer tape
+            computes. ``None`` means all steps (MAML). 0 means no step: inner gradients are
+            constants (first-order MAML).
+        step_scale: Factor of each task's gradients, ``[T]``; None for 1.
 
     Returns:
         The adapted weights and the losses before each step.
 
     Raises:
-        LimamlError: There are steps, but no weights.
+        LimamlError: `steps` is at least 1, but there are no weights.
     """
     _check_weights(weights, steps)
     rates = (

@@ -12,7 +12,7 @@ import tensorflow as tf
 SampleLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 #: Maps labels and outputs to each row's loss and its first and second derivative with respect to
-#: the output, all of the outputs' shape. Labels may lack leading axes.
+#: the output. All three have the shape of the outputs; labels may lack leading axes and broadcast.
 LossDerivatives = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 
 _CROSS_ENTROPY = ("binary_crossentropy", "bce")
@@ -43,7 +43,9 @@ def sample_loss(loss: Any) -> SampleLoss:
         A function of labels ``[N]`` and outputs ``[N]`` that gives losses ``[N]``.
 
     Raises:
-        ValueError: Not a Keras loss, or one that does not fit one output per sample.
+        ValueError: `loss` is None, names no Keras loss, or is a Keras loss that does not fit one
+            output per sample. The returned function raises it too if your own loss does not return
+            one value per row.
     """
     if isinstance(loss, str) and loss in _CROSS_ENTROPY:
         return lambda y, z: tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=z)

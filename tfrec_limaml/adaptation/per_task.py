@@ -1,6 +1,6 @@
 """Applies a Keras layer with a different set of weights for every task.
 
-Weights have a task axis, ``[T, ...]``, and so have inputs, ``[T, S, ...]``. Known layers use
+Weights ``[T, ...]`` and inputs ``[T, S, ...]`` both have a task axis. Known layers use
 batched products, without overhead; layers without weights are called once on all rows of all tasks;
 `keras.Sequential` and functional models are applied layer by layer; all other layers go through
 `tf.vectorized_map` over `Layer.stateless_call`.
@@ -41,8 +41,9 @@ def apply_per_task(
 ) -> Any:
     """Calls `layer` once per task.
 
-    Random layers inside a layer that goes through `tf.vectorized_map` draw one mask for all tasks;
-    on their own they draw one per row. Keras masks (``mask_zero=True``) are not passed on.
+    Random layers, such as dropout, draw a value per row. Inside a layer that goes through
+    `tf.vectorized_map`, they draw one mask for all tasks. Keras masks (``mask_zero=True``) are not
+    passed on.
 
     Args:
         layer: A built layer.
@@ -60,14 +61,15 @@ def apply_per_task(
 
 
 def check_batchable(layer: keras.layers.Layer, inputs: Any) -> None:
-    """Traces a built layer over two tasks, to see whether it can be batched.
-
-    Raises `ValueError` naming the first part that cannot be batched, a layer that adds losses, or
-    parts without weights that mix the tasks.
+    """Traces a built layer over two tasks, to check that `apply_per_task` can call it.
 
     Args:
         layer: A built layer.
         inputs: One task's input ``[S, ...]``, a tensor or a nest.
+
+    Raises:
+        ValueError: A part of the layer cannot be batched over tasks, adds a loss, or has no weights
+            and mixes the tasks; the message names the part.
     """
     with tf.init_scope():
         _refuse_losses(layer, inputs)

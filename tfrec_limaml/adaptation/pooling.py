@@ -1,4 +1,8 @@
-"""Pools a task's per-sample meta embeddings into one stored vector (the paper's Table 14)."""
+"""Pools the meta embeddings of a task's samples into one stored vector.
+
+Source: Wang et al., "LiMAML: Personalization of Deep Recommender Models via Meta Learning", KDD
+2024, Table 14.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,28 @@ import tensorflow as tf
 
 
 def latest_index(weight: tf.Tensor) -> tf.Tensor:
-    """Index ``[T]`` of each task's last sample with weight ``[T, S]`` above 0; 0 without one."""
+    """Index ``[T]`` of each task's last sample of positive weight; 0 if the task has none.
+
+    `weight` is ``[T, S]``.
+    """
     positions = tf.range(tf.shape(weight)[1])
     return tf.reduce_max(tf.where(weight > 0, positions, 0), -1)
 
 
 def pool(embeddings: tf.Tensor, weight: tf.Tensor, how: str = "latest") -> tf.Tensor:
-    """Pools ``[T, S, D]`` to ``[T, D]`` over the samples with weight above 0.
+    """Pools the embeddings of each task's samples of positive weight.
+
+    Samples count equally, whatever their weight.
 
     Args:
-        embeddings: Per-sample meta embeddings.
+        embeddings: Meta embeddings of the samples, ``[T, S, D]``.
         weight: Sample weights ``[T, S]``, 0 for padding.
-        how: ``"latest"``, ``"mean"``, ``"max"``, or ``"cosine"``: a mean weighted by the (positive
-            part of the) cosine similarity to the latest.
+        how: ``"latest"``, ``"mean"``, ``"max"`` (of each number of the embedding), or ``"cosine"``:
+            a mean weighted by the cosine similarity to the latest embedding, where negative
+            similarities count as 0.
+
+    Returns:
+        One vector per task, ``[T, D]``.
     """
     latest = tf.gather(embeddings, latest_index(weight), batch_dims=1)
     if how == "latest":

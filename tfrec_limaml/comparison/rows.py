@@ -87,6 +87,9 @@ def read_rows(pattern: str | Sequence[str], schema: Schema) -> Rows:
     Args:
         pattern: Files of task records.
         schema: Schema of the records.
+
+    Raises:
+        LimamlError: They hold no task.
     """
     files = record_files(pattern)
     parts: list[dict[str, Array]] = []
@@ -108,6 +111,11 @@ def read_rows(pattern: str | Sequence[str], schema: Schema) -> Rows:
         )
         part["last_seen"] = np.repeat(last_seen, counts)[mask]
         parts.append(part)
+    if not parts:
+        raise LimamlError(
+            f"the records {files[0]} and following hold no task, but a comparison needs training, "
+            "validation and test rows; build them with other dates, and without --no-validation"
+        )
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if not len(columns["label"]):
         raise LimamlError(f"no rows in {Path(files[0]).parent}; check the split of the schema")

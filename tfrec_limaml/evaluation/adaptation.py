@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec_limaml.arrays import Array
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import OTHER_ROW, SIDE, subtask_feature
 from tfrec_limaml.models import JointLiMAML, LiMAML, TaskModel
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
@@ -202,5 +203,10 @@ def _collect(
         step, input_signature=[dataset.element_spec], autograph=False
     )  # one trace for batches of any size
     parts = [tf.nest.map_structure(lambda v: v.numpy(), function(batch)) for batch in dataset]
+    if not parts:
+        raise LimamlError(
+            "the records to score hold no task: this split has no rows (see data_card.json); "
+            "choose another split, or build records with other dates"
+        )
     result: dict[str, Any] = tf.nest.map_structure(lambda *v: np.concatenate(v), *parts)
     return result

@@ -45,7 +45,8 @@ def without_validation(tasks_folder, tmp_path_factory):
     """The training records alone."""
     folder = tmp_path_factory.mktemp("all") / "tasks"
     shutil.copytree(tasks_folder, folder, ignore=shutil.ignore_patterns("validation-*", "test-*"))
-    write_split(folder, "member", "validation", [])
+    for split in ("validation", "test"):
+        write_split(folder, "member", split, [])
     return folder
 
 
@@ -106,6 +107,17 @@ def test_a_refit_that_is_interrupted_resumes_to_the_same_weights(
 def test_without_validation_rows_nothing_can_be_chosen(without_validation):
     with pytest.raises(LimamlError, match=r"has no validation rows: choose .* --refit RUN"):
         train(without_validation, OPTIONS)
+
+
+def test_records_without_the_rows_that_a_command_needs_are_refused(
+    refitted, without_validation, tmp_path, capsys
+):
+    refitted.model.save(tmp_path / "limaml.keras")
+    assert main(["evaluate", str(without_validation), "--run", str(tmp_path)]) == 2
+    assert "hold no task: this split has no rows" in capsys.readouterr().err
+    compare = ["compare", str(without_validation), "--output", str(tmp_path / "c"), "--seeds", "1"]
+    assert main([*compare, "--rivals", "constant"]) == 2
+    assert "needs training, validation and test rows; build them" in capsys.readouterr().err
 
 
 def test_what_cannot_be_refitted_is_refused(trained, refitted, tasks_folder, tmp_path):

@@ -26,6 +26,7 @@ class Chosen:
         adaptation_strength: The chosen strength.
         task: Task definition.
         nested: Further definitions that refine it.
+        episodes: Number of episodes that it was trained on; 0 for plain training records.
         fingerprint: Fingerprint of the schema.
     """
 
@@ -34,6 +35,7 @@ class Chosen:
     adaptation_strength: float
     task: str
     nested: tuple[str, ...]
+    episodes: int
     fingerprint: str
 
     @classmethod
@@ -65,6 +67,7 @@ class Chosen:
                 adaptation_strength=result.get("adaptation_strength", 1.0),
                 task=task,
                 nested=tuple(nested),
+                episodes=result["episodes"],
                 fingerprint=identity["schema fingerprint"],
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -86,6 +89,14 @@ class Chosen:
             raise LimamlError(
                 f"the task records have the schema fingerprint {fingerprint}, those of the "
                 f"training to refit {self.fingerprint}; build both with the same schema"
+            )
+
+    def check_episodes(self, episodes: int) -> None:
+        """Raises `LimamlError` if the task records have another number of episodes."""
+        if episodes != self.episodes:
+            raise LimamlError(
+                f"the training to refit has read {self.episodes} episodes, these task records have "
+                f"{episodes}; build them with limaml prepare --episodes {self.episodes}"
             )
 
     def identity(self) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from tfrec_limaml.training.recipes import split_pattern
 
 #: Rows per task that the number of tasks in a batch is chosen for, at least.
 MIN_ROWS = 8
+#: The split of plain training records.
+_PLAIN = ("train",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,7 @@ class TrainingData:
         batch_size: Training tasks per batch, over all replicas.
         steps: Training batches per epoch.
         identity: Values that determine the weights, by name.
+        episodes: Number of episodes that are read in turn; 0 for plain training records.
         joint: The records of both definitions, if the model adapts two sides.
     """
 
@@ -48,6 +51,7 @@ class TrainingData:
     batch_size: int
     steps: int
     identity: dict[str, Any]
+    episodes: int = 0
     joint: JointRecords | None = None
 
     def refresh_table(self) -> None:
@@ -100,11 +104,11 @@ class TrainingData:
         workers, identity = workers or Workers(), identity or {}
         if options.model.joint_task is not None:
             return cls._of_two_definitions(tasks, options, task, encoder, workers, identity)
-        training = _training_patterns(tasks, options, task, encoder)
-        scored = split_pattern(tasks, task, "validation", encoder.schema)
+        splits = _training_splits(tasks, options, task, encoder)
+        names = (*splits, "validation")
+        *training, scored = (split_pattern(tasks, task, n, encoder.schema) for n in names)
         patterns = [*training, scored] if validation else training
-        identity = {**identity, "number of files": [len(record_files(p)) for p in patterns]}
-        counts = _counts_of_workers(patterns, workers, identity)
+        identity, counts = _counts_of_workers(patterns, workers, identity)
         if validation:
             _require_validation(counts[-1], tasks)
         total, rows = (sum(count[k] for count in counts[0]) for k in (0, 1))
@@ -112,8 +116,7 @@ class TrainingData:
         sizes = [workers.per_replica(n) for n in (*[size] * many, 2 * size)][: len(patterns)]
         steps = [workers.steps([c[0] for c in n], s) for n, s in zip(counts, sizes, strict=True)]
         epoch = tf.Variable(0, trainable=False, dtype=tf.int64)
-        single = workers.all_replicas == 1
-        batches = None if single else [n * workers.replicas for n in steps]
+        batches = [n * workers.replicas for n in steps] if workers.all_replicas > 1 else None
         shared = options, encoder, workers
         return cls(
             _training_dataset(training, *shared, sizes[0], epoch, batches and batches[:many]),
@@ -125,6 +128,7 @@ class TrainingData:
             size,
             max(steps[:many]),
             {**identity, "number of tasks": total},
+            0 if splits == _PLAIN else many,
         )
 
     @classmethod
@@ -163,17 +167,20 @@ class TrainingData:
             sizes[0],
             sum(-(-total // size) for (total, _), size in zip(counts, sizes, strict=True)),
             {**identity, "numbers of tasks": [total for total, _ in counts]},
-            joint,
+            joint=joint,
         )
 
 
 def _counts_of_workers(
     patterns: Sequence[str], workers: Workers, identity: Mapping[str, Any]
-) -> list[list[Any]]:
-    """For each pattern every worker's numbers of tasks and rows, after comparing `identity`."""
+) -> tuple[dict[str, Any], list[list[Any]]]:
+    """The identity with the numbers of files, and for each pattern every worker's numbers of tasks
+    and rows, after comparing the identities.
+    """
+    identity = {**identity, "number of files": [len(record_files(p)) for p in patterns]}
     counts = [count_tasks(pattern, workers.share) for pattern in patterns]
     answers = workers.require_same_run(identity, counts=counts)
-    return [[answer["counts"][i] for answer in answers] for i in range(len(patterns))]
+    return identity, [[answer["counts"][i] for answer in answers] for i in range(len(patterns))]
 
 
 def _require_validation(counts: Sequence[Any], tasks: str | Path) -> None:
@@ -190,9 +197,10 @@ def _batch_size(options: TrainOptions, tasks: int, rows: int) -> int:
     return options.batch_size or max(1, round(options.batch_rows / max(rows / tasks, MIN_ROWS)))
 
 
-def _training_patterns(
+def _training_splits(
     tasks: str | Path, options: TrainOptions, task: str | None, encoder: FeatureEncoder
-) -> list[str]:
+) -> tuple[str, ...]:
+    """Names of the splits that are read in turn: the episodes, or the plain training records."""
     definition = Path(tasks) / (task or encoder.schema.default_task)
     episodes = episodes_in(definition) if options.use_episodes else ()
     default = support_range(TrainOptions().support_fraction)
@@ -202,8 +210,7 @@ def _training_patterns(
             "episodes, which are split already; leave it out, or train without them "
             "(use_episodes=False, --no-episodes)"
         )
-    splits = episodes or ("train",)
-    return [split_pattern(tasks, task, split, encoder.schema) for split in splits]
+    return episodes or _PLAIN
 
 
 def _training_dataset(

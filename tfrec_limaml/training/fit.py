@@ -72,10 +72,7 @@ def fit_model(
 ) -> Fitted:
     """One training."""
     keras.utils.set_random_seed(options.seed)
-    workers, identity, chosen = work.workers, work.identity(options), work.chosen
-    data = TrainingData.of(
-        work.tasks, work.encoder, options, work.task, workers, identity, validation=chosen is None
-    )
+    workers, chosen, data = work.workers, work.chosen, _data(work, options)
     epochs = options.epochs_for(data.steps)
     last = epochs if chosen is None else chosen.epochs
     limit.renew()
@@ -103,11 +100,24 @@ def fit_model(
         "seconds": seconds,
         "max_epochs": epochs,
         "batch_size": data.batch_size,
+        "episodes": data.episodes,
         "workers": workers.share.workers,
         "options": dataclasses.asdict(options),
         "history": curves,
     }
     return Fitted(model, result, data, options)
+
+
+def _data(work: Work, options: TrainOptions) -> TrainingData:
+    """The datasets, without validation batches for a refit."""
+    chosen, identity = work.chosen, work.identity(options)
+    data = TrainingData.of(
+        *(work.tasks, work.encoder, options, work.task, work.workers, identity),
+        validation=chosen is None,
+    )
+    if chosen is not None:
+        chosen.check_episodes(data.episodes)
+    return data
 
 
 def _compiled(work: Work, options: TrainOptions, steps: int) -> TaskModel:

@@ -129,6 +129,8 @@ def test_what_cannot_be_refitted_is_refused(trained, refitted, tasks_folder, tmp
     other = Trained(None, {**trained.result, "identity": identity})
     with pytest.raises(LimamlError, match=r"fingerprint .* training to refit 0123; build"):
         train(tasks_folder, refit=other)
+    with pytest.raises(LimamlError, match=r"has read 24 episodes, .* have 0; .*--episodes 24"):
+        train(tasks_folder, refit=Trained(None, {**trained.result, "episodes": 24}))
     two_sides = json.loads(json.dumps(trained.result))
     two_sides["options"]["model"]["joint_task"] = "item"
     with pytest.raises(LimamlError, match=r"two definitions .*'item'.* cannot be trained without"):

@@ -1,1 +1,1 @@
-"""Pipeline 1: interactions and feature tables to task records, statistics and a data card."""
+"""Task building: interactions and feature tables to task records, statistics and a data card."""

@@ -1,4 +1,4 @@
-"""Runs pipeline 1 and publishes its output: task records, statistics and a data card.
+"""Runs the task-building pipeline and writes task records, statistics and a data card.
 
 As a program: ``python -m limaml_beam.build_tasks --help``.
 """
@@ -40,23 +40,27 @@ def build_tasks(
     max_bad_fraction: float = PrepareOptions.max_bad_fraction,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Runs the pipeline and publishes its output directory; returns the data card.
+    """Runs the pipeline; `output` appears complete or not at all.
+
+    The next run to the same local output removes the files of a killed run.
 
     Args:
         schema: The columns.
-        inputs: The files.
-        output: Directory to create, local or on any Beam filesystem.
-        settings: Definitions, dates, caps and shards.
+        inputs: The files of interactions and feature tables.
+        output: Folder to create, local or on any Beam filesystem.
+        settings: Definitions, dates, numbers of rows and shards.
         options: Beam's options; see `limaml_beam.io.pipeline_options.local_by_default`.
-        max_bad_fraction: Largest share of invalid rows (duplicates and rows outside the dates do
-            not count).
+        max_bad_fraction: Largest share of invalid rows, from 0 to 1. Duplicates and rows outside
+            the dates do not count as invalid.
         overwrite: Replace an existing output.
+
+    Returns:
+        The data card.
 
     Raises:
         LimamlError: The output exists, an input cannot be read, too many rows are invalid, or a
-            split is empty. Nothing is published then; dead letters of a local run are kept in
-            ``<output>.rejected``. The next run to the same local output removes the files of a
-            killed run.
+            split is empty. Nothing is written then, except that a local run keeps its dead letters
+            in ``<output>.rejected``.
     """
     staged_output.check_free(output, overwrite, STATISTICS_FILE, inputs.files())
     inputs.check(schema, settings.definitions)

@@ -15,7 +15,11 @@ from tfrec_limaml.paths import path_text, path_texts
 class PrepareOptions:
     """The input of task records, and how they are built.
 
-    A path may also be a `pathlib.Path`; it becomes a text.
+    Paths may be strings or `pathlib.Path`s.
+
+    Example:
+        >>> options = PrepareOptions(raw="raw", tasks=["user"])           # doctest: +SKIP
+        >>> card = prepare(options, "tasks")                              # doctest: +SKIP
 
     Attributes:
         raw: Folder from ``limaml datasets prepare``, or None if `schema` and `interactions` name
@@ -36,23 +40,28 @@ class PrepareOptions:
             frozen at the split; None for 8 with a split within tasks and history features, else 0.
         train_start, validation_start, test_start, test_end: ISO 8601 dates; None for those of the
             schema's split.
-        split_per_task: Instead of dates: shares of each task's own rows that are train, validation
-            and test rows, in time order.
-        no_validation: The rows before `test_start` are training rows, the validation rows included:
-            for the model that is deployed, whose settings are known (`train(refit=...)`).
-        window_days: Support rows come from the last days before a split only; None for all rows.
-        recent_only: No evaluation splits: write only the records that embeddings are computed from.
+        split_per_task: Shares of each task's own rows, in time order, that are train, validation
+            and test rows; takes the place of dates.
+        no_validation: Whether all rows before `test_start` are training rows. This is for the model
+            that is deployed, whose settings are known (`train(refit=...)`).
+        window_days: Number of days before a split from which support rows come; None for all rows.
+        recent_only: Whether to write only the records that embeddings are computed from, without
+            evaluation splits.
         window_end: End of the window with `recent_only`, ISO 8601; None for now.
         history_prior: With `recent_only` and history features: the mean label towards which history
             rates are smoothed, or the folder of task records that the model was trained on, whose
             data card has it. None for the mean label of this run's rows, which differs from that in
             training.
-        shards: Files per split; None to choose them by the size of the input.
-        max_bad_fraction: Share of invalid rows above which the run fails.
+        shards: Files per split; None to choose the number by the size of the input.
+        max_bad_fraction: Share of invalid rows, from 0 to 1, above which the run fails.
         erased: Digests of erased task keys (`EmbeddingStore.erased`): rows of these tasks are left
             out, and do not become dead letters.
         keep_rows: With `recent_only`: keep each task's rows beside its record, uncompressed, for
             `limaml update`.
+
+    Raises:
+        LimamlError: The input is not named, a path is not a path, or settings contradict each other
+            or are out of range.
     """
 
     raw: str | None = None
@@ -101,7 +110,7 @@ class PrepareOptions:
             )
 
     def _convert_paths(self) -> None:
-        """Makes texts of the paths; raises `LimamlError` naming what is none."""
+        """Converts paths to strings; raises `LimamlError` naming what is not a path."""
         texts: dict[str, Any] = {
             "interactions": path_texts(self.interactions, "interactions"),
             "tables": {n: path_texts(paths, f"table {n!r}") for n, paths in self.tables.items()},

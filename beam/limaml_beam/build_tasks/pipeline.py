@@ -1,4 +1,4 @@
-"""Pipeline 1: labelled interactions and feature tables to task records and their statistics.
+"""The task-building pipeline: interactions and feature tables to task records and statistics.
 
 `ReadInteractions`, `AddHistory` and `WriteTasks` are composite transforms, and `construct` connects
 them.
@@ -46,8 +46,17 @@ REPORT = "_report"
 
 
 class ReadInteractions(beam.PTransform):
-    """Files -> ``{"partitions": (partition, block of distinct valid rows), "rejected": JSON lines,
-    "counts": dictionaries, "unreadable": dictionaries}``.
+    """Reads the interactions, joins the feature tables and drops repeated rows.
+
+    Returns a dictionary of collections: ``partitions``, pairs ``(partition, block of distinct valid
+    rows)``; ``rejected``, dead letters as JSON lines; ``counts`` and ``unreadable``, dictionaries
+    for the data card.
+
+    Args:
+        schema: The columns.
+        settings: The settings of the run.
+        inputs: The files of interactions and feature tables.
+        shuffle: How blocks are packed for shuffles.
     """
 
     def __init__(
@@ -104,9 +113,16 @@ class ReadInteractions(beam.PTransform):
 
 
 class WriteTasks(beam.PTransform):
-    """Blocks -> task record files of every definition.
+    """Groups blocks of rows into tasks, and writes the task records of every definition.
 
-    Yields ``(definition, counted record sizes by split)`` for each shard.
+    Returns a collection of ``(definition, counted record sizes by split)``, one for each shard.
+
+    Args:
+        schema: The columns.
+        settings: The settings of the run.
+        tables: The files of each feature table.
+        directory: Folder to write into.
+        shuffle: How blocks are packed for shuffles.
     """
 
     def __init__(
@@ -149,7 +165,16 @@ def construct(
     directory: str,
     shuffle: Shuffle | None = None,
 ) -> None:
-    """Adds pipeline 1 to a Beam pipeline; its files are written below `directory`."""
+    """Adds the transforms of task building to a Beam pipeline.
+
+    Args:
+        pipeline: The Beam pipeline.
+        schema: The columns.
+        settings: Definitions, dates, numbers of rows and shards.
+        inputs: The files of interactions and feature tables.
+        directory: Folder that all files are written below.
+        shuffle: How blocks are packed for shuffles; by default into the shuffled elements.
+    """
     shuffle = shuffle or Shuffle()
     interactions = pipeline | "interactions" >> ReadInteractions(schema, settings, inputs, shuffle)
     partitions = interactions["partitions"]

@@ -37,13 +37,13 @@ def prepare(
         options: The input and the settings of the records.
         output: Folder to write, local or on any Beam filesystem.
         flags: Beam options (``--runner=...``).
-        overwrite: Replace an existing `output`, at the end.
+        overwrite: Whether to replace an existing `output`, after the run has succeeded.
 
     Returns:
         The data card, with ``output``.
 
     Raises:
-        LimamlError: As `build_tasks`, or the options name something that does not exist.
+        LimamlError: The options name something that does not exist, or as `build_tasks`.
     """
     if not isinstance(options, PrepareOptions):
         raise LimamlError(
@@ -124,9 +124,9 @@ def _episodes(options: PrepareOptions, schema: Schema) -> int:
 
 
 def _prior(options: PrepareOptions, schema: Schema) -> float | None:
-    """The mean label of the model's training rows; None if it is not given.
+    """The mean label of the model's training rows; None if the options do not give it.
 
-    Given as a number, or as a folder of task records whose data card has it.
+    The options give a number, or a folder of task records whose data card has the number.
     """
     prior = options.history_prior
     if prior is None:
@@ -168,7 +168,11 @@ def _trained_mean(folder: str, schema: Schema) -> float:
 def sources(
     options: PrepareOptions,
 ) -> tuple[Schema, Sequence[str], dict[str, Sequence[str]]]:
-    """Schema, interaction patterns and table patterns; those of the folder, if not given."""
+    """Schema, interaction patterns and table patterns; those of `raw` where none are given.
+
+    Raises:
+        LimamlError: The folder or the schema file does not exist, or the schema is invalid.
+    """
     raw = options.raw
     if raw is None:
         return _schema(str(options.schema)), options.interactions, dict(options.tables)

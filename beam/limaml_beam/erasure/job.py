@@ -54,11 +54,11 @@ class Erasure:
     """Settings of one erasure.
 
     Attributes:
-        keys: Task keys; each means the keys of nested definitions that begin with it too.
-        stores: Addresses (without passwords) and their stores.
+        keys: Task keys. Keys of nested definitions that begin with one of them are erased too.
+        stores: The stores, each with its address (without password) for reports.
         outputs: Folders and files that the jobs wrote.
-        audit: File that gets a line per removal, or None.
-        show_keys: Whether the audit names keys; otherwise it has their digests only.
+        audit: File to which a line is appended per removal; None for no file.
+        show_keys: Whether the audit names keys; otherwise it contains only their digests.
     """
 
     keys: Sequence[str]
@@ -72,9 +72,9 @@ def erase(settings: Erasure) -> dict[str, Any]:
     """Removes the keys from every place.
 
     Returns:
-        ``removed``: a dictionary for each place; ``found_nowhere``: keys that no place held;
-        ``not_searched``: files of kinds that were not opened; ``unconfirmed``: stores that may
-        lose the erasure, with the reason.
+        ``keys``: the keys, or their digests without `show_keys`; ``removed``: a dictionary for each
+        place; ``found_nowhere``: keys that no place held; ``not_searched``: files of kinds that
+        were not opened; ``unconfirmed``: stores that may lose the erasure, with the reason.
 
     Raises:
         LimamlError: A place cannot be reached or read, a refresh is running in one, or a store
@@ -122,7 +122,8 @@ def verify(settings: Erasure) -> dict[str, Any]:
     """Searches every place and changes nothing.
 
     Returns:
-        ``found``: a dictionary for each place that holds a key; ``not_searched`` as in `erase`.
+        ``found``: a dictionary for each place that holds a key; ``keys`` and ``not_searched`` as in
+        `erase`.
 
     Raises:
         LimamlError: A place cannot be reached or read, a refresh is running in one, or a store
@@ -151,7 +152,7 @@ def _refuse(refreshes: Sequence[str], result: str) -> None:
 
 
 def _refuse_empty(settings: Erasure, result: str) -> None:
-    """An address with a misspelt folder, prefix or database is that of an empty store."""
+    """Raises `LimamlError` if a store is empty, because its address may then be misspelt."""
     empty = [address for address, store in settings.stores if not store.generations()]
     if empty:
         raise LimamlError(
@@ -161,12 +162,13 @@ def _refuse_empty(settings: Erasure, result: str) -> None:
 
 
 def read_outputs(path: str) -> list[str]:
-    """The folders and files that a manifest of outputs, a YAML list, names.
+    """The folders and files that a manifest of outputs names.
 
-    Relative paths are relative to the manifest.
+    The manifest is a YAML list of paths. Relative paths are relative to the manifest's folder.
 
     Raises:
-        LimamlError: It cannot be read, is not a list, or names something that does not exist.
+        LimamlError: The manifest cannot be read, is not a list, or names something that does not
+            exist.
     """
     text = files.read_text(path)
     if text is None:

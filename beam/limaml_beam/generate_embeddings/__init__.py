@@ -1,1 +1,1 @@
-"""Pipeline 2: task records to meta embeddings, and one generation in the store."""
+"""The embedding job: task records to meta embeddings, and one generation in the store."""

@@ -14,10 +14,10 @@ from tfrec_limaml.version_folders import version_number
 
 
 def newest_adapter(export: str | os.PathLike[str]) -> str:
-    """``adapter/<version>`` of the highest version in an export folder.
+    """The folder ``adapter/<version>`` of the highest version in an export folder.
 
     Raises:
-        VersionMismatchError: There is none.
+        VersionMismatchError: There is no version.
     """
     base = files.join(path_text(export, "export"), "adapter")
     manifests = files.matching(base, f"*/{EXTRA_DIRECTORY}/{MANIFEST_FILE}")
@@ -29,17 +29,17 @@ def newest_adapter(export: str | os.PathLike[str]) -> str:
 
 
 def read_manifest(adapter: str | os.PathLike[str]) -> Manifest:
-    """The manifest of ``adapter/<version>``.
+    """The manifest of an exported adapter, ``adapter/<version>``.
 
     Raises:
-        VersionMismatchError: There is none, or it cannot be read.
+        VersionMismatchError: There is no manifest, or it cannot be read.
     """
     adapter = path_text(adapter, "adapter")
     return Manifest.from_json(_manifest_text(adapter), _manifest_path(adapter))
 
 
 def manifest_digest(adapter: str) -> str:
-    """Identifies one export: a model exported again under the same number has another digest."""
+    """Digest of the manifest of an exported adapter; see `tfrec_limaml.manifest.digest_of`."""
     return digest_of(_manifest_text(adapter))
 
 

@@ -1,7 +1,6 @@
-"""Pipeline 2: task records to meta embeddings, as Parquet.
+"""The embedding job: task records to meta embeddings, as Parquet.
 
-    python -m limaml_beam.generate_embeddings TASKS --export EXPORT --output EMBEDDINGS [--store
-    lmdb:DIR] [Beam flags]
+As a program: ``python -m limaml_beam.generate_embeddings --help``.
 
 Files of task records are read in packed batches of one padded width, adapted by the SavedModel
 under tfx-bsl's RunInference and written as Parquet, column by column. Record bytes are never
@@ -53,16 +52,16 @@ def generate(
     """Runs the job and waits for it; `job.output` appears complete or not at all.
 
     Args:
-        job: The settings.
+        job: The settings and paths of the run.
         flags: Beam options (``--runner=...``).
-        overwrite: Replace an existing `job.output`, at the end.
+        overwrite: Whether to replace an existing `job.output`, after the run has succeeded.
 
     Returns:
         The report: counts, model version, generation.
 
     Raises:
-        LimamlError: Nothing to read, artefacts that do not belong together, or too many dead
-            letters.
+        LimamlError: The output exists, there are no records, schema, adapter and previous output
+            do not belong together, or there are too many dead letters.
     """
     options = use_options([*flags, *job.worker_flags])
     _check_free(job, overwrite)
@@ -76,9 +75,15 @@ def generate(
 
 
 def launch(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False) -> dict[str, Any]:
-    """As `generate`, but submits the job and returns.
+    """As `generate`, but submits the job and returns at once.
 
-    Its files stay in ``<output>.launched`` until `finish`.
+    The job writes into ``<output>.launched``, which `finish` renames.
+
+    Returns:
+        ``launched``, that folder, and ``generation``.
+
+    Raises:
+        LimamlError: Another job was launched for this output; or as `generate`.
     """
     options = use_options([*flags, *job.worker_flags])
     _check_free(job, overwrite)
@@ -108,8 +113,8 @@ def finish(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
     """Checks the output of a launched job and renames it to `job.output`; see `generate`.
 
     Raises:
-        LimamlError: No job was launched for this output, or it is not done; or as `generate`. Its
-            files stay where they are.
+        LimamlError: No job was launched for this output, or the job is not done; or as `generate`.
+            The files of the job stay where they are.
     """
     use_options(flags)
     _check_free(job, overwrite)

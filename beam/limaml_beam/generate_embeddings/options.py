@@ -15,15 +15,19 @@ class EmbedOptions:
     """Settings of the embedding job, except for its paths.
 
     Attributes:
-        max_age_days: In an incremental run: how long tasks without a record today are kept, counted
-            from their last interaction to the newest one of the previous run; 0 drops them at once.
-        keep_generations: Good generations that stay in the store after a publication, besides those
-            of the last hour.
-        batch_size: Most tasks in one call of the adapter.
-        max_bad_fraction: Share of dead letters above which the run fails.
+        max_age_days: In an incremental run: days for which the embedding of a task without a record
+            is kept, from the task's last interaction to the newest interaction of the previous run;
+            0 drops it at once.
+        keep_generations: Number of generations that stay in the store after a publication, besides
+            those published in the last hour. Condemned generations do not count.
+        batch_size: Maximum number of tasks in one call of the adapter.
+        max_bad_fraction: Share of dead letters, from 0 to 1, above which the run fails.
         workers: Worker processes on this machine; other engines have their own flags.
-        intra_op_threads: TensorFlow threads per worker; 0 leaves it to TensorFlow. None means 0 for
-            one worker and a share of the cores for more.
+        intra_op_threads: TensorFlow threads per worker; 0 lets TensorFlow choose. None means 0 for
+            one worker, and an equal share of the cores for several.
+
+    Raises:
+        LimamlError: A setting is out of range.
     """
 
     max_age_days: float = 0.0

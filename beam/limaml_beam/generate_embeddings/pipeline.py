@@ -26,19 +26,26 @@ from tfrec_limaml.paths import path_text
 class EmbeddingJob(EmbedOptions):
     """One run of the job: its options, and the paths that it reads and writes.
 
-    Every path may be local or on any Beam filesystem. It may also be a `pathlib.Path`, which
-    becomes a text.
+    Paths may be local or on any Beam filesystem; strings or `pathlib.Path`s.
+
+    Example:
+        >>> job = EmbeddingJob(tasks="tasks", adapter=newest_adapter("export"), output="embeddings",
+        ...     generation="20221122T035400Z", workers=4)                 # doctest: +SKIP
+        >>> report = generate(job)                                        # doctest: +SKIP
 
     Attributes:
         tasks: Folder that `limaml prepare` wrote.
-        adapter: ``adapter/<version>``.
+        adapter: The exported adapter, ``EXPORT/adapter/<version>``.
         output: Folder to write.
-        generation: Name of this run; goes into every row and into the store.
-        previous: Output of an earlier run of the same adapter: only tasks whose record changed
-            since are adapted again.
-        with_variance: Write each offset's posterior variances too.
-        keep_turns: For a model of two definitions: keep the offsets of the earlier turns, which
-            `limaml update` needs.
+        generation: Name of this run, in every row and in the store; see `new_generation_name`.
+        previous: Output of an earlier run of the same adapter; None for a full run. Only tasks
+            whose records have changed since that run are adapted again.
+        with_variance: Whether to write the posterior variances of each offset too.
+        keep_turns: For a model of two definitions: whether to keep the offsets of the earlier
+            turns, which `limaml update` needs.
+
+    Raises:
+        LimamlError: A path is not a path, or a setting is out of range.
     """
 
     tasks: str
@@ -63,12 +70,14 @@ class EmbeddingJob(EmbedOptions):
 
 
 class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
-    """Paths of task-record files to ``["embeddings"]`` and ``["dead_letters"]`` (tables) and
-    ``["counts"]`` (dictionaries).
+    """Computes the embeddings of all tasks from the paths of task record files.
+
+    Returns a dictionary of collections: ``embeddings`` and ``dead_letters`` (Arrow tables), and
+    ``counts`` (dictionaries).
 
     Args:
-        job: The settings.
-        manifest: The adapter's.
+        job: The settings and paths of the run.
+        manifest: The manifest of the adapter.
         turn_inputs: For a model of two definitions: the side of the tasks, and the known offsets of
             the other side.
         oldest: Rows of tasks outside the window are kept if their last interaction is at or after

@@ -38,9 +38,9 @@ def publish(
 
     Args:
         folder: Output of `generate`.
-        store: The store.
+        store: The store to load into.
         column: The column to load: ``"embedding"``, or ``"variance"`` into a separate store.
-        keep: Good generations that stay in the store, besides those of the grace period.
+        keep: Number of generations that stay in the store; see `EmbedOptions.keep_generations`.
 
     Returns:
         The published generation. Publishing the current generation again changes nothing.

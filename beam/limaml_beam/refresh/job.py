@@ -26,6 +26,7 @@ from typing import Any
 
 from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.build_tasks.prepare import prepare
+from limaml_beam.erasure.work_tombstones import erased_digests, keep_tombstones
 from limaml_beam.generate_embeddings import two_definitions
 from limaml_beam.generate_embeddings.artefacts import (
     manifest_digest,
@@ -61,7 +62,10 @@ QUALITY_FILE = "quality.json"
 
 
 def refresh(settings: Refresh) -> dict[str, Any]:
-    """Runs one refresh, within a `session`.
+    """Runs one refresh; call it within `limaml_beam.refresh.session.session`.
+
+    Args:
+        settings: The settings of the refresh.
 
     Returns:
         The embedding job's report with ``checks``, ``warnings`` and ``published``.
@@ -78,7 +82,7 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     reference, warnings = _begin(settings, outputs, manifest)
     outcome.stage("prepare")
     options = prepare_options(settings.prepare, manifest).replace(
-        erased=settings.store.erased(), keep_rows=settings.keep_rows
+        erased=erased_digests(work, settings.store), keep_rows=settings.keep_rows
     )
     flags = [*settings.flags, *settings.embed.worker_flags]
     card = prepare(options, str(next_tasks(work)), flags, overwrite=True)
@@ -112,8 +116,13 @@ def refresh(settings: Refresh) -> dict[str, Any]:
 def _begin(
     settings: Refresh, outputs: Path, manifest: Manifest
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Publishes what an earlier run left, and clears; the published run's report, and warnings."""
+    """Publishes a checked output that an earlier run left, and removes unfinished files.
+
+    Returns:
+        The report of the published run, or None, and warnings.
+    """
     warnings = check_work(outputs, settings.store, manifest.model_version)
+    warnings += keep_tombstones(settings.work, settings.store)
     warnings += publish_pending(settings, outputs)
     reference = published_report(outputs, settings.store)
     warnings += check_reference(outputs, reference, settings.store, manifest.model_version)
@@ -148,7 +157,7 @@ def _check_input(
     card: dict[str, Any],
     warnings: list[str],
 ) -> list[checks.Check]:
-    """The checks of the input, all passed; adds to the warnings."""
+    """Checks the input; returns the checks, all passed, and adds to `warnings`."""
     training_quality = read_manifest(settings.adapter).training_quality
     published_quality = _published_quality(outputs, reference)
     empty = days.newly_empty(card["quality"], published_quality)

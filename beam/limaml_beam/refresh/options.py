@@ -22,27 +22,30 @@ _RANGES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """Limits of a healthy run.
+    """Limits of the checks of a refresh; a run beyond one of them is not published.
 
     Attributes:
-        min_count_ratio, max_count_ratio: Tasks, relative to the run that is published.
+        min_count_ratio, max_count_ratio: Number of tasks, relative to the published run.
         min_finite: Share of adapted tasks whose embedding is finite.
         min_norm_ratio, max_norm_ratio: Mean length of the vectors, relative to the published run of
             the same model.
         max_drift: Root mean square change of a task's vector, relative to the published vectors'
             length; same model.
         min_loss_improvement: Share by which adaptation lowers the mean loss on the tasks' own rows.
-        max_filled_increase: Share of rows in which a feature is filled, beyond that of the model's
-            training data; also for its unreadable values on one day.
-        max_unknown_increase: Share of rows whose key a table lacks, beyond that of the training
-            data.
-        max_age_increase_days: Age of the newest row, beyond the least age in the published runs so
-            far.
-        max_days_back: Days by which the window ends before that of the published run, if that has
-            rows after it.
+        max_filled_increase: Increase of the share of rows in which a feature is filled, over the
+            model's training data; also of the share of the feature's unreadable values on one day.
+        max_unknown_increase: Increase of the share of rows whose key a table lacks, over the
+            training data.
+        max_age_increase_days: Increase of the newest row's age in days, over the least age in the
+            published runs so far.
+        max_days_back: Days by which the window may end before the window of the published run, if
+            the published run has rows after the end.
         min_rows_per_day_ratio, max_rows_per_day_ratio: Rows per day, relative to the published run.
         max_lost_days: Days (UTC) within the window that lost at least half of the rows that they
             had in the published run.
+
+    Raises:
+        LimamlError: A limit is out of range, or a minimum exceeds its maximum.
     """
 
     min_count_ratio: float = 0.8
@@ -77,18 +80,27 @@ class Thresholds:
 class Refresh:
     """Settings of one refresh.
 
+    Example:
+        >>> settings = Refresh(work=Path("work"), adapter=newest_adapter("export"), store=store,
+        ...     prepare=PrepareOptions(raw="raw", window_days=28.0))      # doctest: +SKIP
+        >>> with session(settings.work):                                  # doctest: +SKIP
+        ...     report = refresh(settings)
+
     Attributes:
         work: Local folder for the state, one per model and store.
-        adapter: ``adapter/<version>`` to use, local or on any Beam filesystem.
-        store: Where to publish.
-        prepare: Options of the task records. `tasks`, `recent_only` and `history_prior` come from
-            the adapter's manifest.
+        adapter: The exported adapter ``EXPORT/adapter/<version>``, local or on any Beam filesystem.
+        store: The store to publish to.
+        prepare: Options of the task records. Their `tasks`, `recent_only` and `history_prior` are
+            ignored: these come from the adapter's manifest.
         embed: Options of the embedding job.
         limits: Thresholds of the checks.
         full: Adapt every task again, changed or not (always done for models of two definitions).
         keep_rows: Keep each task's rows beside its record, for `limaml update`.
         dead_letter_days: Dead letters of updates are removed after this number of days.
-        flags: Beam options.
+        flags: Beam options (``--runner=...``).
+
+    Raises:
+        LimamlError: `dead_letter_days` is negative.
     """
 
     work: Path

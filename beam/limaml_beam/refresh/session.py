@@ -15,10 +15,17 @@ RESULT_FILE = "refresh.json"
 
 @contextlib.contextmanager
 def session(work: Path, reports: Sequence[str] = (), metrics: str | None = None) -> Iterator[None]:
-    """Holds the work folder for one run and writes the run's outcome, even after an error.
+    """Locks the work folder for one run and writes the run's outcome, even after an error.
 
-    The outcome goes to ``refresh.json``, `reports` and `metrics`. A run that does not get the
-    folder does not change ``refresh.json``, which describes runs that held the folder.
+    Args:
+        work: The work folder; created if missing.
+        reports: Further files for the outcome, which is written to ``refresh.json``. If another
+            process holds the folder, only these are written.
+        metrics: File for metrics in Prometheus' text format, or None.
+
+    Raises:
+        BusyError: Another process holds the folder.
+        LimamlError: The folder cannot be used.
     """
     with contextlib.ExitStack() as stack:
         try:

@@ -30,6 +30,7 @@ from limaml_beam.build_tasks.inputs import Inputs
 from limaml_beam.build_tasks.kept_rows import KeptRows
 from limaml_beam.build_tasks.prepare import sources
 from limaml_beam.build_tasks.settings import TaskSettings, date_fields
+from limaml_beam.erasure.work_tombstones import erased_digests
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.artefacts import manifest_digest, read_manifest, read_schema
 from limaml_beam.refresh.outputs import is_published
@@ -59,13 +60,14 @@ class Update:
     """Settings of an updater.
 
     Attributes:
-        work: Work folder of a refresh that keeps rows.
-        store: Where embeddings go.
-        adapter: ``adapter/<version>``; None for that of the last refresh.
+        work: Work folder of a refresh with ``keep_rows``.
+        store: The store whose current generation is updated.
+        adapter: The exported adapter, ``EXPORT/adapter/<version>``; None for that of the last
+            refresh.
         window_end: End of the window, ISO 8601; None for now.
-        clock_skew_seconds: Rows at most this far in the future are used.
-        expire_seconds: Time after which a stream without new rows checks for updated tasks whose
-            rows left the window; every update checks too.
+        clock_skew_seconds: Rows at most this many seconds in the future are used.
+        expire_seconds: Seconds without new rows after which a stream checks for updated tasks whose
+            rows have left the window. Every update checks for them too.
     """
 
     work: Path
@@ -88,11 +90,14 @@ class Update:
 class Updater:
     """Updates one work folder and store. The model is loaded once for all calls.
 
-    Args:
-        settings: The settings.
+    Example:
+        >>> updater = Updater(Update(work=Path("work"), store=store))     # doctest: +SKIP
+        >>> with exclusive(Path("work"), UPDATE):                         # doctest: +SKIP
+        ...     result = updater.update(["new/clicks.parquet"])
 
     Raises:
-        LimamlError: The work folder holds no rows, or another export than the store's.
+        LimamlError: The work folder does not hold the records of a refresh with ``keep_rows``, or
+            the adapter's manifest cannot be read.
     """
 
     def __init__(self, settings: Update) -> None:
@@ -106,25 +111,26 @@ class Updater:
         self._task_adapter = TaskAdapter(self._adapter_path, self._manifest, self._digest)
 
     def load(self) -> None:
-        """Loads the model, which the first update does otherwise."""
+        """Loads the model; otherwise the first update loads it."""
         self._task_adapter.load()
 
     def is_replaced(self) -> bool:
-        """Whether another export is now in the place of this updater's."""
+        """Whether another export has taken the place of this updater's adapter."""
         return manifest_digest(self._adapter_path) != self._digest
 
     def update(self, patterns: Sequence[str]) -> dict[str, Any]:
-        """Adds new interactions; call it within `exclusive`.
+        """Adds new interactions; call it within `limaml_beam.io.folder_lock.exclusive`.
 
         Args:
-            patterns: Files, folders or patterns.
+            patterns: Files, folders or patterns of interactions.
 
         Returns:
-            Counts of rows, tasks and embeddings, and the seconds taken.
+            Counts of rows, tasks, embeddings and dead letters; the ``seconds`` taken; and
+            ``lag_seconds``, the time from interactions until now, as ``p50`` and ``p99``.
 
         Raises:
-            LimamlError: There is no file, or the store did not answer: nothing is lost, repeat the
-            call.
+            LimamlError: There is no such file, the store did not answer, or its current generation
+                was made of other records or by another model. Nothing is lost: call it again.
         """
         options = self._plan.options
         text = text_format(options.delimiter, options.null_words, options.quotes)
@@ -218,7 +224,7 @@ class Updater:
         )
 
     def _task_settings(self) -> TaskSettings:
-        """As of the last refresh, with today's window."""
+        """The settings of the last refresh, with a window that ends now."""
         options = self._plan.options
         card = json.loads((self._tasks / DATA_CARD_FILE).read_text(encoding="utf-8"))["settings"]
         end, days = self._settings.window_end, options.window_days
@@ -239,7 +245,7 @@ class Updater:
             max_query=options.max_query,
             shards=card["shards"],
             prior=card["prior"],
-            erased=self._settings.store.erased(),
+            erased=erased_digests(self._settings.work, self._settings.store),
             **dates,
         )
 

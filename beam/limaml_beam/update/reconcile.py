@@ -22,22 +22,29 @@ from tfrec_limaml.schema.schema import Schema
 
 
 def reconcile(work: Path, output: str, schema: Schema, settings: TaskSettings) -> dict[str, Any]:
-    """Compares the tasks that were updated with the nightly run's; call it within `exclusive`.
+    """Compares the updated tasks with the output of the nightly run.
 
-    Removes the rows of tasks that the nightly run has too, and of tasks that have left its window.
+    Then removes the updates' rows of tasks that the nightly run has too, and of tasks that have
+    left its window. Call it within `limaml_beam.io.folder_lock.exclusive`.
 
     Args:
         work: The work folder.
-        output: Output of the nightly run.
-        schema: Of its records.
-        settings: Its settings.
+        output: Output of the nightly run's embedding job.
+        schema: The schema of the nightly run's records.
+        settings: The settings of these records.
 
     Returns:
-        ``updated_tasks``; of these ``newer_than_batch`` (their last rows came after the batch had
-        read the log: they stay), ``not_in_batch`` (they stay while they are in its window), and
-        ``compared``: their records, built from the updates' rows with the batch's settings, are
-        compared with the batch's by digest. ``reconciled_share`` is the share of compared tasks
-        whose records agree, None if there are none.
+        Numbers of tasks, where *batch* is the nightly run:
+
+        - ``updated_tasks``: all updated tasks; each of them is in one of the next three groups;
+        - ``newer_than_batch``: their last rows came after the batch had read the log; these rows
+          stay;
+        - ``not_in_batch``: the batch lacks them; their rows stay while they are in its window;
+        - ``compared``: their records, built from the updates' rows with the batch's settings, are
+          compared with the batch's records by digest; ``agreeing`` of them are equal.
+
+        Also ``reconciled_share``, the share of compared tasks that agree; None if no task was
+        compared.
     """
     with contextlib.closing(UpdateState(state_folder(work))) as state:
         prefixes = schema.key_prefixes(settings.definitions)

@@ -19,6 +19,7 @@ from limaml_beam.update.state import UpdateState
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import open_store
+from tfrec_limaml.store.erasure import key_digest
 from tfrec_limaml.store.lmdb_store import LmdbStore
 
 
@@ -219,6 +220,12 @@ def test_erased_members_stay_out_of_updates_and_go_from_their_state(refreshed, c
     assert refreshed.update(refreshed.write([("u4", 1.0, 2)], "b.parquet")) == 0
     assert refreshed.sums("u4") == [(7, 3)]
     assert main([*command, "--verify"]) == 0
+
+
+def test_updates_leave_out_members_whose_tombstones_only_the_work_folder_has(refreshed, capsys):
+    (refreshed.work / "tombstones").write_bytes(key_digest("u3"))
+    assert refreshed.update(refreshed.write([("u3", 5.0, 1), ("u4", 5.0, 1)], "a.parquet")) == 0
+    assert report(capsys)["rows"]["skipped"] == {"erased": 1}
 
 
 def test_without_kept_rows_an_update_says_what_to_run(world, capsys):

@@ -100,6 +100,7 @@ def erase(settings: Erasure) -> dict[str, Any]:
         for place in places:
             erased.matched |= place.matched
             audit.removed(_store_place(address, place))
+    running.keep_tombstones(settings.outputs, settings.keys)
     running.wait_for_updates(settings.outputs)
     refreshes = running.refreshes(settings.outputs)
     unsearched: list[str] = []

@@ -7,11 +7,13 @@ may still write rows of erased tasks to files that were already searched.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from limaml_beam.erasure.work_tombstones import add_tombstones
 from limaml_beam.io import files
 from limaml_beam.io.folder_lock import REFRESH, UPDATE, exclusive, is_held
+from tfrec_limaml.store.erasure import key_digest
 
 #: Folders above a file, up to its work folder: WORK/embeddings/GENERATION/turns/TURN/FILE.
 _LEVELS = 5
@@ -29,6 +31,13 @@ def wait_for_updates(roots: Sequence[str]) -> None:
     for folder in _folders_with(roots, UPDATE.file):
         with exclusive(folder, UPDATE, wait=True):
             pass
+
+
+def keep_tombstones(roots: Sequence[str], keys: Iterable[str]) -> None:
+    """Records erased keys in the work folders below some folders, in case the store loses them."""
+    digests = frozenset(map(key_digest, keys))
+    for folder in _folders_with(roots, REFRESH.file):
+        add_tombstones(folder, digests)
 
 
 @contextlib.contextmanager

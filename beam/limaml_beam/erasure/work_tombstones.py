@@ -1,11 +1,12 @@
 """A work folder's own copy of the store's tombstones.
 
 Tombstones are permanent, so a store that lacks one has gone back to an earlier state, or is another
-store. With the copy, a refresh leaves out the rows of erased members all the same.
+store. With the copy, refreshes and updates leave out the rows of erased members all the same.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from tfrec_limaml import staging
@@ -33,10 +34,7 @@ def keep_tombstones(work: Path, store: EmbeddingStore) -> list[str]:
     Raises `LimamlError` if the file of the work folder is damaged.
     """
     in_store, seen = store.erased(), _read(work)
-    if not in_store <= seen:
-        content = b"".join(sorted(in_store | seen))
-        with staging.file(work / _FILE) as temporary:
-            temporary.write_bytes(content)
+    add_tombstones(work, in_store)
     missing = len(seen - in_store)
     if not missing:
         return []
@@ -46,6 +44,15 @@ def keep_tombstones(work: Path, store: EmbeddingStore) -> list[str]:
         "Rows of these keys are left out, but the store does not know that they are erased: repeat "
         "the erasures (`limaml erase`, see docs/erasure.md)"
     ]
+
+
+def add_tombstones(work: Path, digests: Iterable[bytes]) -> None:
+    """Adds digests of erased keys to the copy; see `tfrec_limaml.store.erasure.key_digest`."""
+    seen = _read(work)
+    if not seen.issuperset(digests):
+        content = b"".join(sorted(seen.union(digests)))
+        with staging.file(work / _FILE) as temporary:
+            temporary.write_bytes(content)
 
 
 def _read(work: Path) -> frozenset[bytes]:

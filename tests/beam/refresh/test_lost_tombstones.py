@@ -53,6 +53,22 @@ def test_members_whose_erasure_a_refresh_has_seen_are_not_published_again(
     assert result()["warnings"] == []
 
 
+def test_an_erasure_is_recorded_in_the_work_folders_that_it_searches(
+    raw, arguments, result, tmp_path, store
+):
+    assert main(["refresh", raw(1), *arguments]) == 0
+    shutil.copytree(tmp_path / "store", tmp_path / "older")
+    (tmp_path / "outputs.yaml").write_text("- work\n")
+    outputs = ["--manifest-of-outputs", f"{tmp_path}/outputs.yaml"]
+    assert main(["erase", "u3", "--store", store, *outputs]) == 0
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "older").rename(tmp_path / "store")
+    assert main(["refresh", raw(1), *arguments]) == 0
+    (warning,) = result()["warnings"]
+    assert "the store lacks 1 tombstone" in warning
+    assert not is_stored(store, "u3")
+
+
 def test_a_damaged_copy_of_the_tombstones_is_named_with_what_to_do(
     lost, raw, arguments, tmp_path, capsys
 ):

@@ -26,7 +26,8 @@ def command(base, port, *options, program=("-m", "tfrec_limaml")):
 
 def test_the_command_says_when_it_serves_and_drains_after_sigterm(base, connect, tmp_path):
     port, metrics_port = free_port(), free_port()
-    result = {"target": f"127.0.0.1:{port}", "models": {"m": [1]}}
+    metrics = f"http://127.0.0.1:{metrics_port}/metrics"
+    result = {"target": f"127.0.0.1:{port}", "models": {"m": [1]}, "metrics": metrics}
     output = tmp_path / "output"
     options = ["--metrics-port", str(metrics_port), "--workers", "1", "--json"]
     code = "import sys; from tfrec_limaml.cli import main; code = main(); "
@@ -40,7 +41,7 @@ def test_the_command_says_when_it_serves_and_drains_after_sigterm(base, connect,
         )
 
     def pending():
-        with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as answer:
+        with urllib.request.urlopen(metrics) as answer:
             return "limaml_serve_pending 1.0" in answer.read().decode()
 
     try:
@@ -177,7 +178,10 @@ def test_python_refuses_the_values_that_the_command_refuses(base, setting, expec
 def test_one_line_gives_the_address_and_the_versions(versions, line):
     from limaml_serving.commands.serve import SERVE
 
-    assert SERVE.text_of({"target": "h:1", "models": versions}, as_json=False) == line
+    result = {"target": "h:1", "models": versions, "metrics": None}
+    assert SERVE.text_of(result, as_json=False) == line
+    result["metrics"] = "http://h:2/metrics"
+    assert SERVE.text_of(result, as_json=False) == f"{line}; metrics at http://h:2/metrics"
 
 
 @pytest.fixture

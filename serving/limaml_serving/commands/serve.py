@@ -203,9 +203,8 @@ def _serve(
     logger.info("serving %s at %s", available, server.target)
     for name in [name for name, versions in available.items() if not versions]:
         logger.warning("model %s has no version that can be served yet; waiting%s", name, hint)
-    if server.metrics_target:
-        logger.info("metrics at http://%s/metrics", server.metrics_target)
-    announce({"target": server.target, "models": available})
+    metrics = server.metrics_target and f"http://{server.metrics_target}/metrics"
+    announce({"target": server.target, "models": available, "metrics": metrics})
     stop.wait()
     logger.info("stopping: running requests have %s seconds to finish", grace_seconds)
     server.stop(grace_seconds)
@@ -228,7 +227,8 @@ def _render(result: dict[str, Any]) -> str:
         for name, versions in models.items()
     ]
     state = "ready" if all(models.values()) else "waiting for versions"
-    return f"{state} at {result['target']}: {', '.join(described)}"
+    metrics = f"; metrics at {result['metrics']}" if result["metrics"] else ""
+    return f"{state} at {result['target']}: {', '.join(described)}{metrics}"
 
 
 def _check(arguments: argparse.Namespace) -> None:

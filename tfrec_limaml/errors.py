@@ -38,7 +38,7 @@ class UnconfirmedErasureError(StoreError):
     """Keys were erased from a store, but may come back: no replica has confirmed the erasure.
 
     Args:
-        message: What is missing.
+        message: Why the erasure is not confirmed.
         places: Where keys were removed (`tfrec_limaml.store.Place`).
     """
 

@@ -21,7 +21,7 @@ def internal(library: Any, owner: Any, name: str) -> Any:
         name: The attribute.
 
     Raises:
-        LimamlError: It does not exist: the installed version is not a tested one.
+        LimamlError: The attribute does not exist: the installed version is not a tested one.
     """
     try:
         return getattr(owner, name)

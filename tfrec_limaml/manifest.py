@@ -84,15 +84,15 @@ class Manifest:
     Attributes:
         model_version: Positive integer; identifies the ranker, the adapter and its embeddings.
         schema: The schema as a dictionary.
-        schema_fingerprint: `Schema.fingerprint` of it.
+        schema_fingerprint: The schema's `Schema.fingerprint`.
         task_definition: Name of the task definition of the embeddings' keys.
-        nested_definitions: Further definitions, refining that one, that the model has embeddings
-            for.
+        nested_definitions: Definitions that refine `task_definition` and for which the model has
+            embeddings too.
         joint_definitions: The second side's definition, if the model has embeddings for both sides;
             its keys in the store begin with `joint_key_prefix`.
         embedding_dim: Width ``D`` of the meta embedding.
-        inner_loop: ``inner_learning_rate``, ``inner_steps``, ``fine_tune_steps``, ``pooling``;
-            of a model of two definitions ``sweeps``.
+        inner_loop: ``inner_learning_rate``, ``inner_steps``, ``fine_tune_steps`` and ``pooling``;
+            for a model of two definitions also ``sweeps``.
         prior_variance: Variance of each number of a task's offset before any interaction is seen,
             ``[D]``; empty if tasks have no posterior variance.
         training_window: ``{"start": ms, "end": ms}`` of the training rows, if known.
@@ -100,9 +100,9 @@ class Manifest:
             features are smoothed; None if unknown.
         training_quality: ``quality`` of the data card of the training run: shares of filled values
             and of unknown keys, rows per day. Empty if unknown.
-        binary: Whether the ranker's outputs are `PROBABILITY` and `LOGIT`. The output is
-            `PREDICTION` if the model has a regression loss, or one of the user's own that is not
-            one of binary labels (``binary=False`` of ``compile``).
+        binary: Whether the ranker's outputs are `PROBABILITY` and `LOGIT`. Otherwise the output is
+            `PREDICTION`: the model was trained with a regression loss, or with a custom loss and
+            ``compile(binary=False)``.
         metrics: Evaluation results, if known.
         libraries: Names and versions of the libraries used for the export.
         created: ISO 8601 time of the export.
@@ -144,7 +144,7 @@ class Manifest:
         return (*self.nested_definitions, *self.joint_definitions)
 
     def refuse_two_definitions(self, what: str) -> None:
-        """Raises `LimamlError` if the model has two sides; `what` ends the message."""
+        """Raises `LimamlError` if the model has two sides; the message ends with `what`."""
         if self.joint_definitions:
             names = [self.task_definition, *self.joint_definitions]
             raise LimamlError(
@@ -194,9 +194,10 @@ class Manifest:
 
 
 def embedding_inputs(further_definitions: Sequence[str]) -> list[tuple[str, str]]:
-    """The ranker's inputs for stored embeddings, for the first definition and each further one.
+    """Names of the ranker's inputs for stored embeddings.
 
-    Pairs of names: the embedding, and whether there is one.
+    One pair for the first definition and for each further one: the input for the embedding, and
+    that for whether there is one.
     """
     return [
         (f"{META_EMBEDDING}{suffix}", f"{HAS_META_EMBEDDING}{suffix}")
@@ -205,7 +206,11 @@ def embedding_inputs(further_definitions: Sequence[str]) -> list[tuple[str, str]
 
 
 def latest_version(base_directory: str | Path) -> Path:
-    """The directory of the highest integer version below a SavedModel base directory."""
+    """The directory of the highest integer version below a SavedModel base directory.
+
+    Raises:
+        VersionMismatchError: There is no version.
+    """
     base = Path(base_directory)
     numbers = {p: version_number(p.name) for p in base.iterdir()} if base.is_dir() else {}
     versions = {p: number for p, number in numbers.items() if number is not None and p.is_dir()}
@@ -215,9 +220,9 @@ def latest_version(base_directory: str | Path) -> Path:
 
 
 def digest_of(text: str) -> str:
-    """Identifies one export, by the text of its manifest.
+    """Digest of a manifest's text, 32 hex digits, which identifies one export.
 
-    A model that is exported again under the same number has another digest.
+    A model that is exported again under the same version number has another digest.
     """
     return hashlib.sha256(text.encode()).digest()[:16].hex()
 

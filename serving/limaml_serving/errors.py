@@ -8,7 +8,7 @@ from tfrec_limaml.errors import LimamlError
 
 
 class RequestError(LimamlError):
-    """A request that cannot be sent: nothing was sent.
+    """A request is invalid, and nothing was sent to the server.
 
     The member or the candidates do not fit the model's schema, or an argument of the call is out of
     range.
@@ -16,7 +16,7 @@ class RequestError(LimamlError):
 
 
 class ConfigError(LimamlError):
-    """Settings of the embedded server, or of its models, that cannot be served."""
+    """The settings of the embedded server or of its models are invalid."""
 
 
 class ServingError(LimamlError):
@@ -32,6 +32,6 @@ class ServingError(LimamlError):
 
 
 def quote(values: Any) -> str:
-    """A value as error messages quote it: at most 80 characters."""
+    """A value as text for an error message, at most 80 characters long."""
     text = repr(values.tolist() if hasattr(values, "tolist") else values)
     return text if len(text) <= 80 else text[:77] + "..."

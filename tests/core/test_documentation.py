@@ -152,6 +152,16 @@ def test_examples_in_docstrings_run_up_to_what_the_reader_brings():
         run(lines, dict(names))
 
 
+def test_examples_in_docstrings_stand_under_the_heading_that_the_reference_shows_as_code():
+    """Under another word, `Example:`, it shows a remark with nested quotations."""
+    folders = [ROOT / name for name in ("tfrec_limaml", "beam", "serving")]
+    files = [file for folder in folders for file in folder.rglob("*.py")]
+    heading = re.compile(r"^ *(\w+):\n +>>>", re.M)
+    words = [word for file in files for word in heading.findall(file.read_text("utf-8"))]
+    assert len(words) > 5
+    assert set(words) == {"Examples"}
+
+
 def run(lines: list[doctest.Example], names: dict[str, Any]) -> None:
     """Runs an example, up to the first line that needs what its reader brings."""
     for line in lines:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import threading
 
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from grpc_health.v1 import health_pb2
 from serving_helpers import sample
 from waiting import wait_for
 
+from limaml_serving.server import health, runner
+from limaml_serving.server.admission import Call, Pool
 from limaml_serving.server.errors import StatusError as ServerRequestError
 from limaml_serving.server.runner import SavedModelRunner
 
@@ -105,7 +110,14 @@ def test_more_rows_than_allowed_are_refused(connected, refusal):
 def test_any_selection_of_outputs_is_answered_though_the_session_prepares_for_a_few_only(
     connected, rows, monkeypatch
 ):
-    monkeypatch.setattr("limaml_serving.server.runner._SELECTIONS_LIMIT", 1)
+    monkeypatch.setattr(runner, "_SELECTIONS_LIMIT", 1)
+    run_session, fetched = runner.run_session, []
+
+    def observed(session, feeds, fetches, timeout_ms):
+        fetched.append(len(fetches))
+        return run_session(session, feeds, fetches, timeout_ms)
+
+    monkeypatch.setattr(runner, "run_session", observed)
     _, client = connected()
     everything = {
         name: tf.make_ndarray(value).tolist()
@@ -116,17 +128,18 @@ def test_any_selection_of_outputs_is_answered_though_the_session_prepares_for_a_
         assert {name: tf.make_ndarray(value).tolist() for name, value in outputs.items()} == {
             name: everything[name] for name in names
         }
+    assert set(fetched) == {len(everything)}  # the one selection that is prepared
 
 
 def test_a_run_stops_at_its_deadline_by_itself(base):
-    runner = SavedModelRunner(base / "1")
-    spin = runner.signature("spin")
+    model = SavedModelRunner(base / "1")
+    spin = model.signature("spin")
     for timeout_ms in (150, 0):  # a deadline that has just passed is one, too
         with pytest.raises(ServerRequestError) as error:
-            runner.run(spin, ENDLESS, ("sum",), timeout_ms=timeout_ms)
+            model.run(spin, ENDLESS, ("sum",), timeout_ms=timeout_ms)
         assert error.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert runner.run(spin, {"count": np.array([5])}, ("sum",), timeout_ms=20_000)[0] == 5
-    runner.close()
+    assert model.run(spin, {"count": np.array([5])}, ("sum",), timeout_ms=20_000)[0] == 5
+    model.close()
 
 
 def test_stopping_lets_running_requests_end_and_takes_no_new_ones(connected, refusal, rows):
@@ -147,6 +160,44 @@ def test_stopping_lets_running_requests_end_and_takes_no_new_ones(connected, ref
     stopping.join()
     assert refusal(client.predict, rows)[0] == "UNAVAILABLE"
     assert server.manager.statuses("m") == {1: (50, "")}
+
+
+def test_a_watch_of_the_health_is_told_of_a_stop_while_requests_still_run(connected, monkeypatch):
+    monkeypatch.setattr(health, "_WATCH_SECONDS", 0.05)
+    server, client = connected(workers=1)
+    watch = client.health.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+    call = client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=500)
+    wait_for(lambda: sample(server, "pending") == 1)
+    stopping = threading.Thread(target=server.stop, args=(60.0,))
+    stopping.start()
+    assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert stopping.is_alive()
+    call.cancel()
+    watch.cancel()
+    stopping.join()
+
+
+def test_a_call_that_is_cancelled_while_it_waits_keeps_its_place_and_not_its_content():
+    released = threading.Event()
+
+    async def cancel_a_waiting_call():
+        pool = Pool(1, "one", limit=2)
+        pool.start()
+        calls = [Call(content=b"x" * 1000, deadline=math.inf) for _ in range(2)]
+        running, waiting = (
+            asyncio.create_task(pool.run(lambda call: released.wait() and call.content, call))
+            for call in calls
+        )
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert (len(calls[1].content), pool.is_full) == (0, True)
+        released.set()
+        assert len(await running) == 1000
+        pool.close(60)
+
+    asyncio.run(cancel_a_waiting_call())
 
 
 def test_a_stop_waits_for_a_client_that_has_not_read_a_large_answer(connected, kinds):
@@ -186,3 +237,9 @@ def test_strict_shapes_refuse_what_the_signature_does_not_allow(connected, refus
     code, message = refusal(client.predict, narrow)
     assert code == "INVALID_ARGUMENT"
     assert "expected shape [-1, 4]" in message
+
+
+def test_the_message_of_a_refusal_is_short_whatever_it_quotes(connected, refusal, rows):
+    _, client = connected()
+    code, message = refusal(client.predict, rows, label="x" * 5000)
+    assert (code, len(message), message[-5:]) == ("INVALID_ARGUMENT", 1024, "xx...")

@@ -10,6 +10,7 @@ import weakref
 
 import numpy as np
 import pytest
+from serving_helpers import sample
 
 from limaml_serving.server import VersionPolicy
 from limaml_serving.server.versions import find_versions
@@ -56,6 +57,19 @@ def test_a_new_version_takes_over_and_the_old_one_is_unloaded(serve_base, add_ve
     server.manager.refresh()
     assert client.logits() == [112.0, 2.0]
     assert states(client) == {1: END, 2: AVAILABLE}
+    available = [sample(server, "available", model="m", version=str(n)) for n in (1, 2)]
+    assert available == [0.0, 1.0]
+
+
+def test_of_two_versions_that_are_served_the_newer_one_answers_who_names_none(
+    serve_base, add_version
+):
+    add_version(1)
+    add_version(2, like=2)
+    _, client = serve_base(VersionPolicy(count=2))
+    assert states(client) == {1: AVAILABLE, 2: AVAILABLE}
+    assert client.logits() == [112.0, 2.0]
+    assert client.logits(version=1) == [111.0, 1.0]
 
 
 def test_removing_the_newest_version_goes_back_to_the_one_before(serve_base, add_version, base):

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from serving_helpers import write_warmup
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from waiting import wait_for
+
+from limaml_serving.export_hook import WARMUP_FILE
 
 
 def test_warm_up_requests_are_replayed_before_a_version_serves(
@@ -50,6 +53,24 @@ def test_a_version_whose_warm_up_fails_does_not_serve(connected, add_version, ro
         in client.status()[2][1]
     )
     assert "cannot read record" in client.status()[3][1]
+
+
+def test_more_warm_up_records_than_tensorflow_serving_takes_and_others_than_predict_are_refused(
+    connected, add_version, rows, monkeypatch
+):
+    monkeypatch.setattr("limaml_serving.server.warmup.MAX_RECORDS", 2)
+    server, client = connected()
+    for number in (2, 3):
+        write_warmup(add_version(number, like=2), [client.request(rows)] * number)
+    write_warmup(fourth := add_version(4), [])
+    with tf.io.TFRecordWriter(str(fourth / WARMUP_FILE)) as writer:
+        log = PredictionLog()
+        log.classify_log.request.model_spec.name = "m"
+        writer.write(log.SerializeToString())
+    server.manager.refresh()
+    assert "holds more than 2 records; remove some" in client.status()[3][1]
+    assert "may only hold predict_log records, found classify_log" in client.status()[4][1]
+    assert client.status()[2] == (30, "")
 
 
 def test_a_warm_up_record_that_would_fill_the_memory_keeps_its_version_from_serving(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import pytest
@@ -9,7 +10,7 @@ import tensorflow as tf
 from serving_helpers import sample
 from waiting import wait_for
 
-from limaml_serving.server import versions
+from limaml_serving.server import VersionPolicy, manager, versions
 from limaml_serving.server.errors import describe
 from limaml_serving.server.runner import SavedModelRunner
 
@@ -117,6 +118,9 @@ def test_a_fault_of_one_model_is_counted_and_does_not_touch_the_others(
     wait_for(lambda: sample(server, "check_errors_total") > 10)
     assert server.manager.last_check == held >= before
     assert sample(server, "last_check_timestamp_seconds") == held
+    assert client.is_serving("limaml.VersionWatcher")
+    server.manager.last_check -= 121.0
+    assert not client.is_serving("limaml.VersionWatcher")
 
 
 def test_health_tells_that_nobody_looks_any_more(connected, monkeypatch):
@@ -125,6 +129,28 @@ def test_health_tells_that_nobody_looks_any_more(connected, monkeypatch):
     monkeypatch.setattr(server.manager, "_progress", server.manager._progress - 36_001 * 1.0)
     assert not client.is_serving("limaml.VersionWatcher")
     assert client.is_serving()
+
+
+def test_health_goes_on_while_several_large_versions_are_loaded(
+    connected, add_version, base, monkeypatch
+):
+    server, _ = connected()
+    clock, load, watching = [manager.time.monotonic()], versions.Version.load, []
+    monkeypatch.setattr(manager.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(manager, "_STALE_SECONDS", 36_001.0)  # ten times that of a check
+
+    def slow(self, base_path):
+        clock[0] += 20_000.0
+        watching.append(server.manager.is_watching())
+        load(self, base_path)
+
+    monkeypatch.setattr(versions.Version, "load", slow)
+    for number in (2, 3, 4):
+        add_version(number)
+    settings = server.manager._settings["m"]
+    every = dataclasses.replace(settings, policy=VersionPolicy(kind="all"))
+    server.manager.reload({"m": every})
+    assert watching == [True, True, True]
 
 
 @pytest.mark.parametrize("name", ["load", "unchanged"])
@@ -148,3 +174,14 @@ def test_a_broken_version_and_a_missing_folder_are_counted(serve, connect, base,
     wait_for(lambda: sample(server, "check_errors_total") == 1)  # once, until its files change
     (tmp_path / "models").rename(tmp_path / "moved")
     wait_for(lambda: sample(server, "check_errors_total") > 4)
+
+
+def test_a_fault_that_comes_back_after_it_was_gone_is_logged_again(connected, base, caplog):
+    server, _ = connected()
+    for times in (1, 2):
+        base.rename(base.with_name("moved"))
+        for _ in range(2):
+            server.manager.refresh()
+        assert sum("cannot read" in record.getMessage() for record in caplog.records) == times
+        base.with_name("moved").rename(base)
+        server.manager.refresh()

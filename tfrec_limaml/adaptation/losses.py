@@ -90,7 +90,7 @@ def _by_rows(loss_function: SampleLoss) -> SampleLoss:
 
 
 def is_binary(loss: Any) -> bool:
-    """Whether outputs are logits of a binary label."""
+    """Whether this is a Keras loss of binary labels, whose outputs are logits."""
     if isinstance(loss, str) and loss in _CROSS_ENTROPY:
         return True
     return _keras_name(keras.losses.get(loss)) in _BINARY

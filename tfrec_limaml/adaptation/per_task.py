@@ -41,7 +41,7 @@ def apply_per_task(
 ) -> Any:
     """Calls `layer` once per task.
 
-    Random layers, such as dropout, draw a value per row. Inside a layer that goes through
+    Random layers, such as dropout, draw values for each row. Inside a layer that goes through
     `tf.vectorized_map`, they draw one mask for all tasks. Keras masks (``mask_zero=True``) are not
     passed on.
 

@@ -32,7 +32,7 @@ def call_of(training: bool) -> LayerCall:
 
 
 def check_blocks(meta_block: Any, global_block: Any) -> None:
-    """Raises `ValueError` if these are not blocks, naming the class that makes one of them."""
+    """Raises `ValueError` if these are not blocks; it names the class that wraps Keras layers."""
     if not isinstance(meta_block, MetaBlock):
         raise ValueError(
             f"meta_block must be a MetaBlock, received {type(meta_block).__name__}; wrap Keras "
@@ -49,9 +49,9 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
     """The part of the network that is adapted per task; its output is the meta embedding.
 
     Subclasses implement `encode_features`, `adaptable_variables`, `call_adapted` and
-    `call_encoded`. Optional methods are `initial_weights`, if a task does not start from a copy of
-    the shared weights; `encode_support` and `read_support`, for blocks that read the support set;
-    and `stores_offset`. A block may also define ``call_per_task(features, call)``, which calls all
+    `call_encoded`. They may override `initial_weights`, if a task does not start from a copy of
+    the shared weights; `encode_support` and `read_support`, to read the support set; and
+    `stores_offset`. A block may also define ``call_per_task(features, call)``, which calls all
     layers with weights through `call`. If the whole network is adapted, such a block is computed
     for all tasks at once.
 
@@ -59,7 +59,10 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
         embedding_dim: Width ``D`` of the meta embedding.
 
     Attributes:
-        support_encoder: Computes the initial offset of a task, for blocks that have one.
+        support_encoder: A `SupportEncoder` that computes the initial offset of each task, or None.
+
+    Raises:
+        ValueError: `embedding_dim` is not a whole number of at least 1.
     """
 
     support_encoder: SupportEncoder | None = None
@@ -87,7 +90,7 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
 
     @property
     def joint_definitions(self) -> tuple[str, ...]:
-        """The second side's task definition, if there are two sides; see `JointMetaBlocks`."""
+        """The task definition of the second side; empty without one. See `JointMetaBlocks`."""
         return ()
 
     @property
@@ -97,26 +100,27 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
 
     @property
     def stored_dim(self) -> int:
-        """Width of one stored embedding: a row's meta embedding holds one for each definition."""
+        """Width of one stored embedding; a row's meta embedding joins one for each definition."""
         return self.embedding_dim // (1 + len(self.further_definitions))
 
     @property
     def stores_offset(self) -> bool:
-        """Whether stored vectors are added to un-adapted embeddings, or else replace them."""
+        """Whether stored vectors are added to un-adapted embeddings, or replace them otherwise."""
         return False
 
     def stored_rows(self, weights: list[tf.Tensor], encoded: tf.Tensor) -> tf.Tensor:
-        """Vectors ``[T, S, D]``, one per row, that could be stored for a task.
+        """Vectors ``[T, S, D]``: for each row, the vector that the row would store for its task.
 
-        See `call_adapted` for the arguments, and `stores_offset`.
+        `LiMAML.pooling` makes one vector per task of them. See `call_adapted` for the arguments,
+        and `stores_offset` for the meaning of the vectors.
         """
         return self.call_adapted(weights, encoded)
 
     def from_stored(self, stored: tf.Tensor, known: tf.Tensor, unadapted: tf.Tensor) -> tf.Tensor:
-        """Embeddings ``[N, D]`` of rows of tasks with a stored vector.
+        """Meta embeddings ``[N, D]`` of rows, from the stored vectors of their tasks.
 
         Args:
-            stored: The tasks' vectors ``[N, D]``; any value if there is none.
+            stored: The tasks' vectors ``[N, D]``; ignored where `known` is False.
             known: Whether the row's task has a stored vector, ``[N, 1]``.
             unadapted: Un-adapted embeddings of the same rows ``[N, D]``.
         """
@@ -165,8 +169,8 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
         Args:
             encoded: Encoded rows.
             memory: The result of `encode_support`; empty if rows must not see the support set.
-            causal: Whether the rows are the support rows themselves. Each then sees only earlier
-                ones.
+            causal: Whether the rows are the support rows themselves. Each row then sees only the
+                rows before it.
         """
         return encoded
 
@@ -206,9 +210,9 @@ class GlobalBlock(keras.layers.Layer, abc.ABC):
 
     - ``call_per_task(features, meta_embedding, call)``, which calls all layers with weights through
       `call`. If the whole network is adapted, the block is then computed for all tasks at once.
-    - ``encode_context_once(features, once)``, if the head broadcasts. The features named in `once`
-      may have one row for all candidates. An exported ranker then computes their share of the
-      context a single time.
+    - ``encode_context_once(features, once)``, if the head broadcasts a context with one row. The
+      features named in `once` may have one row for all candidates. An exported ranker then
+      computes their share of the context a single time per request.
     - ``linear_in(parts)``: whether the logit is linear in each of `parts` equal parts of the meta
       embedding while the others are fixed. Closed-form adaptation then calls the head only once.
     """
@@ -225,7 +229,7 @@ class GlobalBlock(keras.layers.Layer, abc.ABC):
 
     @abc.abstractmethod
     def encode_context(self, features: Features, training: bool = False) -> Any:
-        """Everything that does not depend on the meta embedding: a nest of tensors ``[N, ...]``."""
+        """The context, which does not depend on the meta embedding: a nest of ``[N, ...]``."""
 
     def summarise(self, context: Any) -> tf.Tensor:
         """The input ``[N, W]`` of a `SupportEncoder`, from the rows' context.
@@ -233,7 +237,7 @@ class GlobalBlock(keras.layers.Layer, abc.ABC):
         By default it is all of the context's floating-point numbers, concatenated.
 
         Raises:
-            ValueError: There are none.
+            ValueError: The context has no floating-point numbers.
         """
         parts = [
             tf.cast(tf.reshape(v, [-1, math.prod(v.shape[1:])]), self.compute_dtype)
@@ -258,8 +262,8 @@ class GlobalBlock(keras.layers.Layer, abc.ABC):
 
         Args:
             context: See `head`.
-            parts: The meta embedding in one part for each task definition. A part has `rows` rows,
-                or one for all of them.
+            parts: The meta embedding, as one tensor for each task definition. Its first axis has
+                `rows` rows, or a single row that holds for all of them.
             rows: Number of rows ``N``.
 
         Returns:

@@ -17,7 +17,8 @@ class BilinearGlobalBlock(DotProductGlobalBlock):
     A meta embedding of `JointMetaBlocks` is ``[u, a, v, b]``: the first definition's vector and
     intercept, then the second one's. ``p`` and ``q`` are the projections of `DotProductGlobalBlock`
     and ``scale`` is a learned vector. The logit is linear in each half while the other is fixed:
-    closed-form adaptation of one side is Bayesian logistic regression.
+    closed-form adaptation of one side is Bayesian logistic regression. See `JointMetaBlocks` for an
+    example.
 
     Args:
         **kwargs: See `DotProductGlobalBlock`. `projection_scale` is also the initial value of
@@ -29,7 +30,11 @@ class BilinearGlobalBlock(DotProductGlobalBlock):
         features_shape: Mapping[str, tuple[int | None, ...]],
         meta_embedding_shape: tuple[int | None, ...],
     ) -> None:
-        """Builds from the shapes of the encoded features and of the meta embedding ``[N, 2 D]``."""
+        """Builds from the shapes of the encoded features and of the meta embedding ``[N, 2 D]``.
+
+        Raises:
+            ValueError: The width of the meta embedding is odd, or less than 4.
+        """
         total_width = int(meta_embedding_shape[-1] or 0)
         if total_width % 2 or total_width < 4:
             raise ValueError(

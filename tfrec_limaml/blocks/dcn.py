@@ -18,8 +18,12 @@ class DCNGlobalBlock(MLPGlobalBlock):
     """`MLPGlobalBlock` plus a logit on crossed features: ``x_{l+1} = x_0 * (W x_l + b) + x_l``.
 
     By default only features are crossed, which makes the crosses part of the context; the meta
-    embedding enters the deep network. Source: Wang et al., "DCN V2", WWW 2021, arXiv 2008.13535;
-    the layers are `tensorflow_recommenders.layers.dcn.Cross`.
+    embedding enters the deep network. Source: Wang et al., "DCN V2: Improved Deep & Cross Network
+    and Practical Lessons for Web-scale Learning to Rank Systems", WWW 2021, arXiv 2008.13535. The
+    cross layers are `tensorflow_recommenders.layers.dcn.Cross`.
+
+    Examples:
+        >>> block = DCNGlobalBlock((256, 128), cross_layers=2, projection_dim=16)
 
     Args:
         hidden_units: Widths of the deep network's hidden layers, at least one.
@@ -28,6 +32,9 @@ class DCNGlobalBlock(MLPGlobalBlock):
         cross_meta_embedding: Cross the meta embedding with the features too. The crosses then run
             in every inner step.
         **kwargs: See `MLPGlobalBlock`; ``embeddings`` are crossed as well.
+
+    Raises:
+        ValueError: `cross_layers` or `projection_dim` is below 1.
     """
 
     def __init__(

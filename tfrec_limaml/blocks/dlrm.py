@@ -21,8 +21,11 @@ class DLRMGlobalBlock(MLPGlobalBlock):
 
     All are mapped to vectors of one width. Products among features are part of the context; only
     those with the meta embedding are computed in the head. Source: Naumov et al., "Deep Learning
-    Recommendation Model", 2019, arXiv 1906.00091; the products are computed by ``DotInteraction``
-    of `tensorflow_recommenders`.
+    Recommendation Model for Personalization and Recommendation Systems", 2019, arXiv 1906.00091.
+    The products are computed by ``DotInteraction`` of `tensorflow_recommenders`.
+
+    Examples:
+        >>> block = DLRMGlobalBlock((256, 128), ids={"item_id": 10_000}, interaction_dim=16)
 
     Args:
         hidden_units: Widths of the top network's hidden layers, at least one.
@@ -31,6 +34,9 @@ class DLRMGlobalBlock(MLPGlobalBlock):
             to it.
         bottom_units: Widths of the hidden layers that map the dense features to a vector.
         **kwargs: See `MLPGlobalBlock`; `ids` replace its ``embeddings``.
+
+    Raises:
+        ValueError: `interaction_dim` is below 1.
     """
 
     def __init__(

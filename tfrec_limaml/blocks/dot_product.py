@@ -18,16 +18,20 @@ from tfrec_limaml.features import META, OTHER, Features
 class DotProductGlobalBlock(GlobalBlock):
     """Logit = ``network(features) + [projection(features), 1] . meta embedding``.
 
-    The logit is linear in the meta embedding, for three reasons: multi-layer perceptrons learn dot
+    The logit is linear in the meta embedding, for three reasons. Multi-layer perceptrons learn dot
     products badly (Rendle et al., "Neural Collaborative Filtering vs. Matrix Factorization
-    Revisited", RecSys 2020); closed-form adaptation of the embedding is Bayesian logistic
-    regression on the projection; and everything except one dot product is part of the context, so
+    Revisited", RecSys 2020). Closed-form adaptation of the embedding is Bayesian logistic
+    regression on the projection. And everything except one dot product is part of the context, so
     an inner step or another embedding costs almost nothing.
 
     The projection is a linear map of the network's last hidden layer plus, for each categorical
     feature with an embedding, a row of a separate table. Its initial values are small: with the
     usual ones training diverges. The last of the ``D`` numbers of the meta embedding is multiplied
     by 1; it is the task's intercept.
+
+    Examples:
+        >>> block = DotProductGlobalBlock((128, 64), embeddings={"item_id": (10_000, 16)})
+        >>> model = LiMAML(OffsetMetaBlock(embedding_dim=33), block)
 
     Args:
         hidden_units: Widths of the network's hidden layers, at least one.
@@ -38,11 +42,16 @@ class DotProductGlobalBlock(GlobalBlock):
         projected: Names among `embeddings` that have a row in the projection as well; all by
             default. Leave out features that identify the task.
         embeddings_regularizer: Keras regularizer of all tables.
-        embeddings_scales: See `FeatureEmbeddings`.
+        embeddings_scales: Fixed factors of the embeddings, one for each id, by name; see
+            `tfrec_limaml.blocks.feature_embeddings.FeatureEmbeddings`.
         projected_scales: Like `embeddings_scales`, for the rows in the projection; the same factors
             by default.
         initial_logit: Initial bias of the output; the logit of the mean label shortens training.
         projection_scale: Approximate standard deviation of the projection's output before training.
+
+    Raises:
+        ValueError: `hidden_units` is empty, `projected` names a feature that `embeddings` lacks, or
+            `projection_scale` is not positive.
     """
 
     def __init__(
@@ -93,7 +102,8 @@ class DotProductGlobalBlock(GlobalBlock):
     ) -> None:
         """Builds from the shapes of the encoded features and of the meta embedding.
 
-        Raises `ValueError` if the embedding has only the intercept.
+        Raises:
+            ValueError: The meta embedding has a single number, the intercept.
         """
         width = int(meta_embedding_shape[-1] or 0) - 1
         if width < 1:

@@ -22,14 +22,19 @@ class FeaturesAndIDMetaBlock(MLPMetaBlock):
     The embedding is a learned prior plus a learned offset, as in `IDEmbeddingMetaBlock`: unseen IDs
     start at the prior.
 
+    Examples:
+        >>> block = FeaturesAndIDMetaBlock("user_id", size=10_000, id_width=16)
+
     Args:
         feature: Name of the single-valued meta feature that holds the ID; its schema entry needs an
             ``embedding_width``.
-        size: Number of ids, as `FeatureEncoder.size` counts them.
+        size: Number of ids, including the id of unknown values; see `FeatureEncoder.size`.
         id_width: Width ``W`` of the ID embedding.
-        unknown_id: The id that stands for all unknown values: 0 for a vocabulary, ``None`` for hash
-            buckets.
+        unknown_id: The id that stands for all unknown values: 0 for a vocabulary, None for hash
+            buckets, which have none.
         embeddings_regularizer: Keras regularizer of the offsets.
+        hidden_units: Widths of the MLP's hidden layers.
+        embedding_dim: Width ``D`` of the meta embedding.
         **kwargs: See `MLPMetaBlock`; its ``embeddings`` should not contain `feature`.
     """
 
@@ -81,7 +86,7 @@ class FeaturesAndIDMetaBlock(MLPMetaBlock):
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
         """The prior with a task axis, and the layers' weights as `SharedWeight`.
 
-        None is a `DualKernel`: the layers' input changes with the prior.
+        None of them is a `DualKernel`: the layers' input changes with the prior.
         """
         tasks = tf.shape(encoded)[0]
         layers = [

@@ -20,10 +20,11 @@ from tfrec_limaml.manifest import META_EMBEDDING
 class FunctionalGlobalBlock(GlobalBlock):
     """A functional Keras model that maps encoded features and ``meta_embedding`` to a logit.
 
-    The model is split where the meta embedding first enters: everything that does not depend on it
-    is the context, and runs once per batch.
+    The model is split where the meta embedding first enters: everything that does not depend on the
+    meta embedding is the context, and runs once per batch. The model's layers keep their dtype
+    policy.
 
-    Example:
+    Examples:
         >>> rows = keras.Input((20,), name="other")
         >>> meta_embedding = keras.Input((32,), name="meta_embedding")
         >>> hidden = keras.layers.Dense(64, "relu")(rows)
@@ -36,7 +37,8 @@ class FunctionalGlobalBlock(GlobalBlock):
             features that they take: ``"meta"``, ``"other"`` or embedded features (shape ``()``,
             dtype ``"int32"``). The output is ``[N, 1]`` or ``[N]``, a logit without sigmoid.
 
-    The model's layers keep their dtype policy.
+    Raises:
+        LimamlError: `model` is not a functional model with such inputs and such an output.
     """
 
     def __init__(self, model: keras.Model, **kwargs: Any) -> None:
@@ -72,7 +74,9 @@ class FunctionalGlobalBlock(GlobalBlock):
     ) -> None:
         """Checks the model's inputs against the encoded features.
 
-        Raises `LimamlError` naming the input that does not fit, or parts that mix rows.
+        Raises:
+            LimamlError: An input does not fit the features, or a part of the model mixes rows; the
+                message names it.
         """
         shapes = {**features_shape, META_EMBEDDING: meta_embedding_shape}
         for tensor in self.model.inputs:

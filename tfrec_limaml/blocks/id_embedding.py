@@ -15,20 +15,23 @@ from tfrec_limaml.features import Features
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class IDEmbeddingMetaBlock(MetaBlock):
-    """Meta embedding = ``prior + offset of the ID``, both learned; adapted per task.
+    """Meta embedding = ``prior + offset of the ID``; both are learned, and adapted per task.
 
-    The rows of a task share one ID (it is, or follows from, the task key), so a gradient step on
-    the task's embedding is the same step on its copy of the prior; that copy is the adapted weight.
-    An ID that did not occur in training has offset 0: it starts at the prior, and adaptation gives
-    it an embedding.
+    The rows of a task share one ID: the task key, or a value that follows from it. A gradient step
+    on the task's embedding is therefore the same step on the task's copy of the prior, and that
+    copy is the adapted weight. An ID that did not occur in training has offset 0: it starts at the
+    prior, and adaptation gives it an embedding.
+
+    Examples:
+        >>> block = IDEmbeddingMetaBlock("user_id", size=10_000, embedding_dim=32)
 
     Args:
         feature: Name of the single-valued meta feature that holds the ID; its schema entry needs an
             ``embedding_width``.
-        size: Number of ids, as `FeatureEncoder.size` counts them.
+        size: Number of ids, including the id of unknown values; see `FeatureEncoder.size`.
         embedding_dim: Width ``D`` of the meta embedding.
-        unknown_id: The id that stands for all unknown values: 0 for a vocabulary, ``None`` for hash
-            buckets.
+        unknown_id: The id that stands for all unknown values: 0 for a vocabulary, None for hash
+            buckets, which have none.
         embeddings_regularizer: Keras regularizer of the offsets.
     """
 

@@ -24,7 +24,7 @@ class JointMetaBlocks(StoresOffset, MetaBlockPerDefinition):
     The first block reads the meta features, the second one all others: those of the item and the
     time.
 
-    Example:
+    Examples:
         >>> meta_block = JointMetaBlocks(
         ...     {"user": OffsetMetaBlock((64,), 33), "video": OffsetMetaBlock((64,), 33)}
         ... )
@@ -33,8 +33,13 @@ class JointMetaBlocks(StoresOffset, MetaBlockPerDefinition):
     A task's offset has ``2 D`` numbers, of which the other definition's half is 0.
 
     Args:
-        blocks: Task definition to its block; requests name tasks of the first. Both have the same
-            `embedding_dim`, so that one store can hold their offsets.
+        blocks: The block of each task definition, by name. The first definition is that of the
+            member whose candidates are ranked. Both blocks have the same `embedding_dim`, so that
+            one store can hold their offsets.
+
+    Raises:
+        ValueError: There are not two blocks of one `embedding_dim`, or a block is not an
+            `OffsetMetaBlock` or has a support encoder.
     """
 
     def __init__(self, blocks: Mapping[str, OffsetMetaBlock], **kwargs: Any) -> None:
@@ -73,7 +78,7 @@ class JointMetaBlocks(StoresOffset, MetaBlockPerDefinition):
     def call_side(self, number: int, features: Features) -> tf.Tensor:
         """Un-adapted embeddings ``[N, D]`` of the first (0) or second (1) definition.
 
-        `features` must hold the meta features for the first, all others for the second.
+        `features` must hold the meta features for the first definition, all others for the second.
         """
         if number == 1:
             features = {**features, META: features[OTHER]}

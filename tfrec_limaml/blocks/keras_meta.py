@@ -21,20 +21,23 @@ from tfrec_limaml.keras_internals import training_argument
 class KerasMetaBlock(MetaBlock):
     """Any Keras layer, `keras.Sequential` or functional model that maps ``[N, F]`` to ``[N, D]``.
 
-    Example:
+    Examples:
         >>> layers = [keras.layers.Dense(64, "gelu"), keras.layers.Dense(32)]
         >>> stack = keras.Sequential(layers)
         >>> block = KerasMetaBlock(stack, embedding_dim=32)
 
-    All its trainable variables are adapted per task; a part with ``trainable=False`` is shared and
-    fixed. The layer keeps its dtype policy.
+    All trainable variables of the layer are adapted per task; a part with ``trainable=False`` is
+    shared and fixed. The layer keeps its dtype policy.
 
     Args:
-        layer: The layer; custom ones must be registered with
+        layer: The layer. A custom layer must be registered with
             `keras.saving.register_keras_serializable` to be saved.
-        embedding_dim: Width ``D`` of its output.
+        embedding_dim: Width ``D`` of the layer's output, the meta embedding.
         embeddings: Categorical meta features to embed: name to ``(number of ids, width)``. The
-            tables are shared by all tasks.
+            tables are shared by all tasks, and trained in the outer loop only.
+
+    Raises:
+        ValueError: `layer` is not a Keras layer.
     """
 
     def __init__(

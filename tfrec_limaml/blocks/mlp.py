@@ -23,6 +23,9 @@ DUAL_FROM_WIDTH = 48
 class MLPMetaBlock(MetaBlock):
     """``dense -> activation -> ... -> dense`` on the meta features.
 
+    Examples:
+        >>> block = MLPMetaBlock((128,), embedding_dim=32, embeddings={"country": (50, 8)})
+
     Args:
         hidden_units: Widths of the hidden layers.
         embedding_dim: Width ``D`` of the meta embedding.
@@ -110,12 +113,19 @@ class MLPGlobalBlock(GlobalBlock):
     The first layer is linear in its input, so its product with the features is part of the context
     and only its product with the ``D`` embedding columns is repeated in every inner step.
 
+    Examples:
+        >>> block = MLPGlobalBlock((256, 128), embeddings={"item_id": (10_000, 16)})
+        >>> model = LiMAML(MLPMetaBlock((128,), embedding_dim=32), block)
+
     Args:
         hidden_units: Widths of the hidden layers, at least one.
         activation: Activation of the hidden layers.
         dropout: Dropout rate after each hidden layer.
         embeddings: Categorical features to embed: name to ``(number of ids, width)``.
         embeddings_regularizer: Keras regularizer of the embedding tables.
+
+    Raises:
+        ValueError: `hidden_units` is empty.
     """
 
     def __init__(

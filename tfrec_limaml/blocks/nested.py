@@ -3,7 +3,7 @@
 A task definition refines another one if its key has the other's columns and more: ``(user_id,
 tab)`` refines ``(user_id,)``. Records of the coarser definition then hold everything that both
 need, since the further columns are features of each row. The rows of a task with equal values of
-these are a *subtask*.
+the further columns are a *subtask*.
 """
 
 from __future__ import annotations
@@ -97,21 +97,27 @@ class SubtaskRows(NamedTuple):
 class NestedMetaBlocks(MetaBlockPerDefinition):
     """Meta blocks of a task definition and of others that refine it, adapted on one loss per task.
 
-    The first block is adapted per task, each further one per subtask, from the same support set. A
-    row's meta embedding is the concatenation of the blocks' embeddings; if the support set has no
-    row of its subtask, the further block stays un-adapted. A subtask moves by its share of the
-    task's mean loss: those with few of the task's rows move little. `OffsetMetaBlock`s are adapted
-    in closed form, one definition after the other.
+    The first block is adapted per task, each further block per subtask, from the same support set.
+    A row's meta embedding is the concatenation of the blocks' embeddings. For a row whose subtask
+    does not occur in the support set, the further block stays un-adapted. With gradient steps, a
+    subtask's gradient is that of its share of the task's mean loss: subtasks with few of the task's
+    rows change little. `OffsetMetaBlock`s are adapted in closed form, one definition after the
+    other.
 
     A further block runs once for every subtask of a task, on all of the task's rows.
 
-    Example:
+    Examples:
         >>> block = NestedMetaBlocks({"user": MLPMetaBlock(), "user_tab": MLPMetaBlock()})
         >>> encoder = FeatureEncoder(schema, statistics, "user", block.nested_definitions)
 
     Args:
-        blocks: Task definition to meta block, the definition of the records first. All have the
-            same `embedding_dim`, so that one store can hold their embeddings.
+        blocks: The meta block of each task definition, by name; the definition of the records
+            comes first. All blocks have the same `embedding_dim`, so that one store can hold their
+            embeddings.
+
+    Raises:
+        ValueError: There are fewer than two blocks, their `embedding_dim` differs, a block is
+            nested itself or has a support encoder, or only some are `OffsetMetaBlock`s.
     """
 
     def __init__(self, blocks: Mapping[str, MetaBlock], **kwargs: Any) -> None:
@@ -166,7 +172,11 @@ class NestedMetaBlocks(MetaBlockPerDefinition):
         return self.call_adapted(weights, (tf.zeros_like(first), *offsets))
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
-        """Builds all blocks; raises `ValueError` if the features have no subtasks."""
+        """Builds all blocks.
+
+        Raises:
+            ValueError: The encoded features lack the subtasks of a definition.
+        """
         missing = [
             name for name in self.nested_definitions if subtask_feature(name) not in features_shape
         ]

@@ -41,14 +41,14 @@ class StoresOffset(MetaBlock):
 class OffsetMetaBlock(StoresOffset):
     """Meta embedding = ``network(meta features) + offset``; only the offset is adapted.
 
-    The network is shared by all tasks and trained in the outer loop. A task's offset has as many
-    numbers as the embedding and starts at zero, so adaptation cannot overwrite what the network has
+    The network is shared by all tasks and trained in the outer loop. A task's offset is a vector of
+    the embedding's width. It starts at zero, so adaptation cannot overwrite what the network has
     learned, and it is small enough for the closed form (``LiMAML(adaptation="gauss-newton")``).
 
-    The offset is stored for a task. A row's embedding is the network's output on the row's
-    meta features plus the offset: features that vary within a task keep their effect.
+    The stored vector of a task is its offset. A row's embedding is the network's output on the
+    row's meta features plus the offset: features that vary within a task keep their effect.
 
-    Example:
+    Examples:
         >>> meta_block = OffsetMetaBlock((64,), embedding_dim=33)
         >>> global_block = DotProductGlobalBlock((128, 64))
         >>> model = LiMAML(meta_block, global_block, adaptation="gauss-newton")
@@ -56,9 +56,15 @@ class OffsetMetaBlock(StoresOffset):
     Args:
         hidden_units: Widths of the network's hidden layers.
         embedding_dim: Width ``D`` of the meta embedding.
-        support_encoder: Computes a task's initial offset, which is also the mean of the closed
-            form's prior, from its interactions. If None, both are zero.
-        **kwargs: See `MLPMetaBlock`.
+        activation: Activation of the hidden layers; the output is linear.
+        dropout: Dropout rate after each hidden layer.
+        embeddings: Categorical meta features to embed: name to ``(number of ids, width)``.
+        support_encoder: Computes a task's initial offset from its interactions. This is also the
+            mean of the closed form's prior. None for zero.
+        **kwargs: See `keras.layers.Layer`.
+
+    Raises:
+        ValueError: The support encoder has another `embedding_dim`.
     """
 
     def __init__(

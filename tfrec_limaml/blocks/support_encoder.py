@@ -20,17 +20,17 @@ AGE_SCALE = 0.3
 class SupportEncoder(keras.layers.Layer):
     """Maps a support set to one vector, in one pass and without inner steps.
 
-    Each row becomes a token: a dense layer of the global block's output for the row
-    (`GlobalBlock.summarise`), the row's label and its age. The vector is a linear map of the sum of
-    the tokens over ``n + smoothing``, where ``n`` is the number of rows; the smoothing is learned.
-    The order of the rows does not matter, padding changes nothing, and the vector of an empty
-    support set is zero.
+    Each row becomes a token: the output of a dense layer on a summary of the row's context
+    (`GlobalBlock.summarise`), the row's label and its age. The vector is a linear map of
+    ``sum(tokens) / (n + smoothing)``, where ``n`` is the number of rows and the smoothing is
+    learned. The order of the rows does not matter, padding changes nothing, and the vector of an
+    empty support set is zero. Rows count by their weights.
 
-    It is used by an `OffsetMetaBlock`: the vector is the initial offset of a task, and the prior
-    mean of the closed form. With no inner steps it is the offset itself. Source: conditional neural
-    processes (Garnelo et al., ICML 2018).
+    An `OffsetMetaBlock` uses the vector as the initial offset of a task, and as the prior mean of
+    the closed form. Without inner steps the vector is the offset. Source: Garnelo et al.,
+    "Conditional Neural Processes", ICML 2018.
 
-    Example:
+    Examples:
         >>> encoder = SupportEncoder(33, label_mean=0.4)
         >>> meta_block = OffsetMetaBlock((64,), embedding_dim=33, support_encoder=encoder)
 
@@ -38,9 +38,14 @@ class SupportEncoder(keras.layers.Layer):
         embedding_dim: Width ``D`` of the vector.
         units: Width of a token.
         activation: Activation of the tokens' layer.
-        label_mean: Mean label of the training rows; tokens use the difference from it.
-        with_age: Whether tokens use the row's age, which batches must then contain as ``"age"``.
-        smoothing: Initial value of the learned number of rows at which the mean token is halved.
+        label_mean: Mean label of the training rows; it is subtracted from the labels.
+        with_age: Whether tokens use the row's age in days. Support sets must then have an entry
+            ``"age"``, as those of `task_dataset` do.
+        smoothing: Initial value of the smoothing: with this number of rows, the mean token is
+            halved.
+
+    Raises:
+        ValueError: `embedding_dim` or `units` is below 1, or `smoothing` is not positive.
     """
 
     def __init__(

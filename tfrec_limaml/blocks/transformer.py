@@ -16,21 +16,27 @@ from tfrec_limaml.blocks.mlp import MLPMetaBlock
 class TransformerMetaBlock(MLPMetaBlock):
     """`MLPMetaBlock` that also reads the task's support interactions, by attention.
 
-    It reads their meta features and labels.
+    The transformer reads the meta features and labels of the interactions. Its weights are shared
+    and trained by the outer loop; the inner loop adapts the MLP on top. Attention therefore runs
+    once per batch, not in every inner step. A support row sees only strictly earlier rows, and
+    never its own label; query rows, and the rows whose embeddings are stored, see the whole support
+    set. Without a support set, and in the un-adapted model, a row sees only a learned empty memory.
 
-    The transformer's weights are shared and trained by the outer loop; the inner loop adapts the
-    MLP on top. Attention therefore runs once per batch, not in every inner step. A support row
-    sees only strictly earlier rows, and never its own label; query rows, and the rows whose
-    embeddings are stored, see the whole support set. Without a support set, or un-adapted, a row
-    sees only a learned empty memory.
+    Source of the layers: Vaswani et al., "Attention Is All You Need", 2017, arXiv 1706.03762.
+
+    Examples:
+        >>> block = TransformerMetaBlock((128,), embedding_dim=32, width=32, heads=2)
 
     Args:
         hidden_units: Widths of the adapted MLP's hidden layers.
         embedding_dim: Width ``D`` of the meta embedding.
         width: Width ``W`` of the attention, a multiple of `heads`.
         heads: Number of attention heads.
-        memory_layers: Number of transformer layers over the interactions.
+        memory_layers: Number of transformer layers over the interactions; may be 0.
         **kwargs: See `MLPMetaBlock`.
+
+    Raises:
+        ValueError: `width` is not a positive multiple of `heads`, or `memory_layers` is negative.
     """
 
     def __init__(
@@ -191,7 +197,7 @@ def _before_all(mask: tf.Tensor) -> tf.Tensor:
 
 
 def _positions(rows: tf.Tensor, width: int) -> tf.Tensor:
-    """Sinusoidal position encoding ``[rows, width]`` (Vaswani et al., 2017, arXiv 1706.03762)."""
+    """Sinusoidal position encoding ``[rows, width]``; source: see `TransformerMetaBlock`."""
     angle = tf.cast(tf.range(rows), tf.float32)[:, None] * tf.constant(
         1e4 ** (-2.0 * (np.arange(width) // 2) / width), tf.float32
     )

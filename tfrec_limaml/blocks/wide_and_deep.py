@@ -18,17 +18,23 @@ from tfrec_limaml.features import META, OTHER, Features
 class WideAndDeepGlobalBlock(MLPGlobalBlock):
     """`MLPGlobalBlock` plus a linear logit, with one weight per ID and per dense feature.
 
-    This is the paper's baseline.
+    The architecture is that of the paper's baseline. The wide (linear) logit does not depend on the
+    meta embedding, so it is part of the context. Source: Cheng et al., "Wide & Deep Learning for
+    Recommender Systems", 2016, arXiv 1606.07792.
 
-    The wide logit does not depend on the meta embedding, so it is part of the context. Source:
-    Cheng et al., "Wide & Deep Learning for Recommender Systems", 2016, arXiv 1606.07792.
+    Examples:
+        >>> ids = {"item_id": (10_000, 16)}
+        >>> block = WideAndDeepGlobalBlock((256, 128), {"item_id": 10_000}, embeddings=ids)
 
     Args:
         hidden_units: Widths of the deep part's hidden layers, at least one.
         wide_ids: Categorical features of the wide part: name to number of ids. Each id has one
             weight.
-        **kwargs: See `MLPGlobalBlock`; ``embeddings`` are those of the deep part, and its
-            regularizer holds for both.
+        **kwargs: See `MLPGlobalBlock`. ``embeddings`` are those of the deep part;
+            ``embeddings_regularizer`` applies to the weights of both parts' IDs.
+
+    Raises:
+        ValueError: A feature in `wide_ids` has no ids.
     """
 
     def __init__(

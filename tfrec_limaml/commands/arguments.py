@@ -66,7 +66,7 @@ def tables_from(items: Sequence[str], rule: str) -> dict[str, list[str]]:
         rule: What the message says about the values: ``needs NAME=FILE``.
 
     Raises:
-        LimamlError: One has no name, or no file.
+        LimamlError: A value has no name, or no file.
     """
     tables: dict[str, list[str]] = {}
     for item in items:

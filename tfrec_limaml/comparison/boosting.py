@@ -1,4 +1,7 @@
-"""Gradient-boosted trees on the same rows and features."""
+"""Gradient-boosted trees on the same rows and features.
+
+Source: Ke et al., "LightGBM: A Highly Efficient Gradient Boosting Decision Tree", NeurIPS 2017.
+"""
 
 from __future__ import annotations
 

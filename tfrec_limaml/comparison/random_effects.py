@@ -1,7 +1,8 @@
 """Per-task random effects: a small logistic regression for each task on top of a global score.
 
-The classical alternative to meta-learning for personalisation: GLMix (Zhang et al., KDD 2016) fits,
-for each member, L2-regularised coefficients with the global model's logit as offset.
+The classical alternative to meta-learning for personalisation: for each member, GLMix fits
+L2-regularised coefficients, with the global model's logit as a fixed term. Source: Zhang et al.,
+"GLMix: Generalized Linear Mixed Models for Large-Scale Response Prediction", KDD 2016.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Data:
 
     Attributes:
         tasks: Folder written by ``limaml prepare``.
-        task: Task definition.
+        task: Task definition; None for the schema's first.
         encoder: Encoder of that folder.
         epochs: Epochs of networks; None for those of each recipe.
     """
@@ -101,7 +101,7 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Scores of the test rows ``[N]``.
+    """A trained rival's scores of the test rows, arrays ``[N]``.
 
     Attributes:
         served: Probabilities as production would serve them.
@@ -136,7 +136,11 @@ def task_rate(data: Data, seed: int) -> Outcome:
 
 
 def history_rate(data: Data, seed: int) -> Outcome:
-    """The history rate of the schema that alone has the best validation AUC."""
+    """The schema's history rate with the best validation AUC, as the score.
+
+    Raises:
+        LimamlError: The schema declares no history features.
+    """
     names = [name for name in data.validation.columns if name.endswith("_rate")]
     names = [name for name in names if name.startswith("history_")]
     if not names:
@@ -149,7 +153,13 @@ def history_rate(data: Data, seed: int) -> Outcome:
 
 
 def logistic_regression(data: Data, seed: int) -> Outcome:
-    """L2 logistic regression on the dense encoding of networks, with the best penalty."""
+    """Logistic regression with an L2 penalty, on the dense features of networks.
+
+    The penalty is the one with the best validation AUC.
+
+    Raises:
+        LimamlError: scikit-learn is not installed, or all training rows have the same label.
+    """
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:

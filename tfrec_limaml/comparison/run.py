@@ -67,9 +67,9 @@ def compare(
     """Runs rivals and summarises them; runs that an earlier call finished are not repeated.
 
     Args:
-        data: The data.
-        output: Folder for ``runs/<name>-<seed>.json`` and ``.parquet`` (row-level scores with the
-            rows' identity).
+        data: Task records with their encoder; see `Data.of`.
+        output: Folder for ``runs/<name>-<seed>.json`` and ``.parquet`` (the score of each test row,
+            with the columns that identify the row).
         seeds: One run of each rival per seed.
         names: Keys of `RIVALS`.
         progress: Called with a line for each run that starts, with the time since the call.
@@ -117,9 +117,9 @@ def run_all(
     """Runs rivals whose results are not yet in `output`.
 
     Args:
-        data: The data.
+        data: Task records with their encoder; see `compare`.
         output: Folder for ``runs/<name>-<seed>.json`` and ``.parquet``.
-        todo: Names and seeds.
+        todo: Name and seed of each run.
         rivals: Rivals by name.
         progress: Called with a line for each run that starts, with the time since the call.
 

@@ -1,8 +1,8 @@
 """Attention over a task's history, with the scored row as its target.
 
-Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018. The history is the
-support set, labels included. The result differs from row to row, so it cannot be stored: in
-production each request would have to contain the whole history.
+The history is the support set, labels included. The result differs from row to row, so it cannot be
+stored: in production each request would have to contain the whole history. Source: Zhou et al.,
+"Deep Interest Network for Click-Through Rate Prediction", KDD 2018.
 """
 
 from __future__ import annotations

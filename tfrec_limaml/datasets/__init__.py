@@ -1,8 +1,10 @@
 """Public, simulated and users' data sets, in one raw layout.
 
->>> from tfrec_limaml import datasets
->>> card = datasets.prepare("simulated", "runs/raw", settings={"members": 500})    # doctest: +SKIP
->>> card["rows"], card["label_rate"]                                               # doctest: +SKIP
+Examples:
+    >>> from tfrec_limaml import datasets
+    >>> settings = {"members": 500}
+    >>> card = datasets.prepare("simulated", "raw", settings=settings)    # doctest: +SKIP
+    >>> card["rows"], card["label_rate"]                                  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -118,13 +120,15 @@ def describe(
         label, timestamp, task: Columns of the guessed schema that need not be guessed.
 
     Returns:
-        A data card. For a file without `schema` it also has ``schema_yaml``, the guess, and its
-        ``warnings`` say what to check. For a built-in data set its facts.
+        A data card. For a file without `schema`, it also has the guessed schema as ``schema_yaml``,
+        and its ``warnings`` say what to check. For a built-in data set, its labels, task
+        definitions, licence and other properties.
 
     Raises:
         SchemaError: The file cannot be read, does not fit the schema, or has no column like a
             label, a time or a task key.
-        LimamlError: Neither a file nor a built-in data set.
+        LimamlError: `target` is neither a file nor a built-in data set, or a schema is given for
+            something other than a file.
     """
     from tfrec_limaml.datasets import description
     from tfrec_limaml.datasets.guess import Known

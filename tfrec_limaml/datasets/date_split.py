@@ -23,6 +23,9 @@ def split_by_quantile(timestamps: pd.Series) -> Split:
 
     Args:
         timestamps: Milliseconds since the epoch.
+
+    Raises:
+        SchemaError: Too many rows have the same time for a split by date.
     """
     marks = [
         (_EPOCH + dt.timedelta(seconds=int(timestamps.quantile(q)) // 1000 + 1)).isoformat()

@@ -1,6 +1,7 @@
 """KuaiRand: impressions of a short-video app with clicks, long views and likes.
 
-Source: Gao et al., CIKM 2022. There are three releases: Pure, 1K and 27K.
+Source: Gao et al., "KuaiRand: An Unbiased Sequential Recommendation Dataset with Randomly Exposed
+Videos", CIKM 2022. There are three releases: Pure, 1K and 27K.
 
 This module reads the standard logs (and the log of randomly exposed videos, on request), the user
 features and the basic video features. It does not read two parts of the archives, on purpose:

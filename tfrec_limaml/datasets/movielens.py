@@ -1,5 +1,7 @@
 """MovieLens: ratings of films by members (GroupLens).
 
+Source: Harper and Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 2015.
+
 The files may not be redistributed: they are always downloaded from the official site. Three
 releases are read in their official formats: 100K (tab and ``|`` separated), 1M (``::``) and
 latest-small (CSV).

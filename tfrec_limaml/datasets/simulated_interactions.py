@@ -42,6 +42,9 @@ def simulate(
 
     Returns:
         The interactions and the members' features.
+
+    Raises:
+        LimamlError: `members`, `days` or `catalogue` is too small.
     """
     if members < 20 or days < 10:
         raise LimamlError(

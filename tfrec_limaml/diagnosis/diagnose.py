@@ -44,15 +44,26 @@ def diagnose_definition(
     Args:
         rows: From `tfrec_limaml.diagnosis.scored_rows.score_rows`.
         definition: Name of the task definition.
-        offsets: Called with a confidence level, it measures `offset_gain` on the same tasks.
+        offsets: A function of a confidence level that measures `offset_gain` on the same tasks;
+            None to leave out the source ``task x all features``.
 
     Returns:
-        ``tasks`` and ``rows`` (later ones), ``median_history``; ``sources``, a list with the task
-        itself first, then ``all features`` (`offsets`), then every category: ``source``, the
-        standard deviation between tasks in logits (``deviation`` with ``low`` and ``high``), the
-        simulated gain in AUC of an ``oracle`` that knows every effect (these are None for ``all
-        features``), and the measured one of effects estimated from each task's ``history``
-        (``history_low``, ``history_high``; None with fewer than 30 tasks); and ``verdict``.
+        A dictionary:
+
+        - ``definition``; ``tasks`` and ``rows``: numbers of tasks and of later rows;
+        - ``median_history``: the median number of earlier rows per task;
+        - ``sources``: a list of dictionaries, for the ``task`` itself, then for ``task x all
+          features`` (`offsets`), then for each category, as ``task x <feature>``. Each has the name
+          ``source``; the standard deviation between tasks in logits, ``deviation`` with ``low`` and
+          ``high``; the simulated gain in AUC of an ``oracle`` that knows every effect (these four
+          are None for all features); and the measured gain in AUC of effects estimated from each
+          task's ``history``, with ``history_low`` and ``history_high`` (None with fewer than 30
+          tasks). Confidence intervals are at 95 %, with the Bonferroni correction for the number of
+          sources;
+        - ``verdict``: see `verdict`.
+
+    Raises:
+        LimamlError: All later rows have one label, or the tasks have no history to learn from.
     """
     label, task = rows.label[rows.query], rows.task[rows.query]
     earlier = rows.label[~rows.query]
@@ -123,10 +134,12 @@ def _sources(rows: ScoredRows, confidence: float) -> list[dict[str, Any]]:
 
 
 def verdict(sources: Sequence[dict[str, Any]]) -> str:
-    """``"worth it"``, ``"small"``, ``"nothing left"``, or ``"cannot tell"`` with too few rows.
+    """Whether adaptation is worth the effort, by the gains of `diagnose_definition`'s sources.
 
-    `diagnose_definition` says ``"cannot tell"`` too if there are fewer than 30 tasks, whose
-    intervals mean little.
+    Returns:
+        ``"worth it"`` or ``"small"`` if a gain is at least `WORTH` or `SMALL` and its interval is
+        above 0; otherwise ``"nothing left"``, or ``"cannot tell"`` if the intervals are too wide to
+        exclude a gain of twice `WORTH`.
     """
     sure = max((s["history"] for s in sources if s["history_low"] > 0), default=0.0)
     if sure >= WORTH:
@@ -138,7 +151,10 @@ def verdict(sources: Sequence[dict[str, Any]]) -> str:
 
 
 def categories(schema: Schema, definition: str) -> list[Feature]:
-    """Categorical features that are not constant within tasks: tasks may prefer some values."""
+    """Categorical features outside the task key and the meta features.
+
+    They vary within tasks, so that a task may prefer some of their values.
+    """
     keys = schema.task_columns(definition)
     return [
         f for f in schema.all_features if f.categorical and f.role == "other" and f.name not in keys

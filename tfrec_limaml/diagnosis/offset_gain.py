@@ -35,7 +35,7 @@ def offset_gain(
         confidence: Confidence level of the interval.
 
     Returns:
-        The gain, or None if the network's meta block is no `OffsetMetaBlock`.
+        The gain, or None if the network's meta block is not an `OffsetMetaBlock`.
     """
     if not isinstance(network.meta_block, OffsetMetaBlock):
         return None

@@ -19,8 +19,9 @@ from tfrec_limaml.arrays import Array
 
 #: Largest deviation considered, in logits.
 MAX_DEVIATION = 3.0
-#: Shrinks logits when a normal effect of variance v is averaged out: sqrt(1 + 0.346 v) (Zeger,
-#: Liang and Albert, 1988).
+#: Averaging out a normal effect of variance v divides logits by sqrt(1 + 0.346 v), approximately.
+#: Source: Zeger, Liang and Albert, "Models for Longitudinal Data: A Generalized Estimating Equation
+#: Approach", Biometrics 1988.
 _ATTENUATION = 0.346
 #: Larger logits are clipped to this, so that exponentials stay finite.
 _MAX_LOGIT = 600.0

@@ -28,8 +28,8 @@ class Category:
     """The values of a category in the rows; a row with several values occurs once for each.
 
     Attributes:
-        row: Index of the row.
-        code: Integer code of the value.
+        row: Index of each value's row, ``[M]``.
+        code: Integer code of each value, ``[M]``.
     """
 
     row: Array
@@ -41,11 +41,11 @@ class ScoredRows:
     """Support and query rows ``[N]`` with their logits, tasks one after the other.
 
     Attributes:
-        task: Integer codes.
+        task: Integer code of each row's task.
         query: Whether a row is a query row, later than all support rows of its task.
         label: 0 or 1.
         logit: Logit of the baseline, which was trained on support rows only.
-        categories: Categories by feature.
+        categories: The values of each categorical feature, by its name.
     """
 
     task: Array

@@ -35,9 +35,9 @@ def cohorts(
 ) -> Iterator[tuple[str, Array]]:
     """Names and row masks ``[N]`` of the cohorts; some may have no rows.
 
-    - ``cold``: no record of the task was trained on (needs `trained_keys`).
-    - ``dormant``: its support set has no row in the last `dormant_days` days before its first
-      scored row (needs the columns ``timestamp`` and ``last_seen``).
+    - ``cold``: no record of the row's task was trained on (needs `trained_keys`).
+    - ``dormant``: the task's support set has no row in the last `dormant_days` days before the
+      task's first scored row (needs the columns ``timestamp`` and ``last_seen``).
     - ``active``: neither.
     - ``under 25 rows`` and ``25 rows or more``: by the task's scored rows, the paper's slices.
 

@@ -45,16 +45,18 @@ def auc_interval(
 ) -> Interval:
     """AUC with a confidence interval, from mid-ranks in O(N log N); NaNs for one-class labels.
 
-    The variance is DeLong's (1988) if rows are independent. Rows of one task are not: with
-    `cluster` the structural components are summed within clusters first (Obuchowski, "Nonparametric
-    analysis of clustered ROC curve data", Biometrics 1997), which is usually wider, and the same if
-    each row is its own cluster.
+    Rows of one task are not independent. With `cluster` the variance is that of clustered data: the
+    structural components are summed within clusters first (Obuchowski, "Nonparametric Analysis of
+    Clustered ROC Curve Data", Biometrics 1997). The interval is then usually wider. If each row is
+    its own cluster, the variance is that of DeLong et al., "Comparing the Areas under Two or More
+    Correlated Receiver Operating Characteristic Curves: A Nonparametric Approach", Biometrics 1988.
 
     Args:
         label: 0 or 1, ``[N]``.
         score: Any monotone score, ``[N]``.
-        cluster: Cluster of each row, ``[N]``; every row is its own by default.
-        z: Half width in standard errors.
+        cluster: Cluster of each row, ``[N]``, for example its task; by default each row is its own
+            cluster.
+        z: Half of the interval's width, in standard errors; by default that of 95 %.
     """
     components = _components(label, score)
     if components is None:
@@ -69,8 +71,8 @@ def auc_difference(
 ) -> Interval:
     """AUC of `score` minus AUC of `reference` on the same rows, with a paired confidence interval.
 
-    Arguments as in `auc_interval`. The interval is far narrower than two separate ones suggest,
-    because both models err on the same rows.
+    The interval is far narrower than two separate intervals suggest, because both models err on the
+    same rows. Arguments and sources as in `auc_interval`.
     """
     components, reference_components = _components(label, score), _components(label, reference)
     if components is None or reference_components is None:
@@ -83,16 +85,20 @@ def auc_difference(
 
 
 def log_loss(label: Array, probability: Array, weight: Array | None = None) -> float:
-    """Mean binary cross-entropy, probabilities clipped at 1e-7; a weighted mean with `weight`."""
+    """Mean binary cross-entropy; a weighted mean with `weight`, ``[N]``.
+
+    Probabilities are clipped to the range from 1e-7 to ``1 - 1e-7``.
+    """
     p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
     losses = -(label * np.log(p) + (1 - label) * np.log1p(-p))
     return float(np.average(losses, weights=weight))
 
 
 def calibration(label: Array, probability: Array, weight: Array | None = None) -> float:
-    """Expected over observed positives; 1 is calibrated, NaN without positives.
+    """The sum of the probabilities over the sum of the labels.
 
-    Rows count by their `weight`, if it is given.
+    It is 1 for a calibrated model and above 1 if the model predicts too many positives; NaN without
+    positive rows. Rows count by their `weight` ``[N]``, if it is given.
     """
     weight = np.ones(len(label)) if weight is None else weight
     observed = float((weight * label).sum())
@@ -143,7 +149,8 @@ def grouped_auc(task: Array, label: Array, score: Array) -> float:
 def ndcg(task: Array, label: Array, score: Array, k: int = 10) -> float:
     """Mean normalised discounted cumulative gain at `k` over the tasks with a positive row.
 
-    NaN without such tasks. Arguments as in `per_task_auc`. Ties keep the order of the rows.
+    NaN without such tasks. Arguments as in `per_task_auc`. Ties keep the order of the rows. Source:
+    Järvelin and Kekäläinen, "Cumulated Gain-Based Evaluation of IR Techniques", ACM TOIS 2002.
     """
     if not len(task):
         return float("nan")

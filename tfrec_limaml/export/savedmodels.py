@@ -43,8 +43,13 @@ def export_for_serving(
 ) -> Manifest:
     """Writes ``ranker/<version>/`` and ``adapter/<version>/`` below `base_directory`.
 
-    Both are written to staging folders and renamed when complete, the adapter first, so that a
+    Both are written to staging folders and renamed when they are complete, the adapter first: a
     server never loads half a model.
+
+    Examples:
+        >>> manifest = export_for_serving(model, "export")                # doctest: +SKIP
+        >>> manifest.model_version                                        # doctest: +SKIP
+        1
 
     Args:
         model: A trained `LiMAML` model with an encoder.
@@ -58,8 +63,9 @@ def export_for_serving(
         The manifest, of which both SavedModels have a copy.
 
     Raises:
-        LimamlError: The model has no encoder or is not a LiMAML model, or the version exists or is
-            not a valid number.
+        LimamlError: The model has no encoder, is not a LiMAML model, has weights that are not
+            finite, or cannot be exported for `task_definition`; the version exists or is not a
+            valid number; or a feature is named like an input of the ranker.
     """
     if not isinstance(model, LiMAML):
         raise LimamlError(

@@ -15,12 +15,14 @@ class AdaptedTasks(NamedTuple):
 
     Attributes:
         weights: The adapted weights: one ``[T, ...]`` tensor per variable, or a form of
-            `tfrec_limaml.adaptation.inner_weights`; empty if nothing was adapted.
+            `tfrec_limaml.adaptation.inner_weights`. Some models leave them empty if nothing was
+            adapted.
         losses: The un-adapted mean support losses ``[T]``, then those before each further step;
             empty if nothing was adapted.
         memory: The meta block's memory of the support sets; see `MetaBlock.encode_support`.
-        variance: Posterior variances ``[T, D]`` of the adapted offsets, the diagonal of the inverse
-            of the last step's matrix; None in training, and without Gauss-Newton steps.
+        variance: Posterior variances ``[T, D]`` of the adapted offsets: the diagonal of the inverse
+            of the last step's matrix. None in training, without Gauss-Newton steps, and for nested
+            task definitions.
     """
 
     weights: Weights

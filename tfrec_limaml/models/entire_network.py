@@ -20,10 +20,15 @@ from tfrec_limaml.models.task_model import TaskModel
 class EntireNetworkMAML(MAMLModel):
     """MAML on the whole network, the paper's Algorithm 1.
 
-    All weights except the embedding tables are adapted per task.
+    All weights except the embedding tables are adapted per task. Each task then has its own copy of
+    the network, which is too large to be stored for serving: the model is a baseline. Source: Finn
+    et al., "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", ICML 2017.
 
-    Each task has its own copy of the network, so the result cannot be stored for serving. It is a
-    baseline.
+    Examples:
+        >>> model = EntireNetworkMAML(MLPMetaBlock(), MLPGlobalBlock(), inner_steps=1)
+
+    Args:
+        **kwargs: See `MAMLModel`.
     """
 
     @property
@@ -60,7 +65,7 @@ def adapt_network(
     training: bool = False,
     step_scale: tf.Tensor | None = None,
 ) -> AdaptedTasks:
-    """Adapts the whole network to each task."""
+    """Adapts the whole network of `model` to each task; see `adapt` for the arguments."""
     start = model.network.initial_weights(support["label"])
 
     def losses(weights: Weights) -> tf.Tensor:

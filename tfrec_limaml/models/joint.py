@@ -25,16 +25,22 @@ from tfrec_limaml.models.task_embeddings import TaskEmbeddings
 class JointLiMAML(LiMAML):
     """Adapts one side of each row, and looks up the offsets of the other side.
 
-    A batch holds tasks of one definition, its *side*: 0 for the first, 1 for the second. Their
-    offsets are adapted in closed form on the support set. The other side's offset of each row comes
-    from a table of earlier adapted offsets, with one row per task of both definitions; see
-    `tfrec_limaml.training.joint`. No gradient flows into the table; the other side's block and the
-    global block are trained by both sides' batches.
+    A batch holds tasks of one definition, its *side*: 0 for the first, 1 for the second. The
+    offsets of these tasks are adapted in closed form on the support set. The other side's offset of
+    each row comes from a table of offsets that were adapted before, with one row per task of both
+    definitions; see `tfrec_limaml.training.joint`. No gradient flows into the table; both sides'
+    batches train both meta blocks and the global block.
 
-    Batches have two further features: `tfrec_limaml.features.SIDE`, int32 ``[T, N]``,
-    and `tfrec_limaml.features.OTHER_ROW`, int32 ``[T, N]``, the row of the table, 0 if the other
-    task is unknown (or `OTHER_OFFSET`, the offset itself). In the un-adapted model neither side is
-    adapted.
+    Batches have two further features, int32 ``[T, N]``: `tfrec_limaml.features.SIDE`, and
+    `tfrec_limaml.features.OTHER_ROW`, the row of the other task in the table, 0 if that task is
+    unknown. `OTHER_OFFSET`, the other task's offset itself, may take the place of `OTHER_ROW`. In
+    the un-adapted model neither side is adapted.
+
+    Examples:
+        >>> meta_block = JointMetaBlocks(
+        ...     {"user": OffsetMetaBlock((64,), 33), "video": OffsetMetaBlock((64,), 33)}
+        ... )
+        >>> model = JointLiMAML(meta_block, BilinearGlobalBlock((128, 64)), encoder=encoder)
 
     Args:
         meta_block: One block per definition.
@@ -42,6 +48,10 @@ class JointLiMAML(LiMAML):
         sweeps: Number of times that each side is adapted given the other to compute a table; the
             second definition is adapted first.
         **kwargs: See `LiMAML`; `adaptation` must be ``"gauss-newton"``.
+
+    Raises:
+        ValueError: `meta_block` is not a `JointMetaBlocks`.
+        LimamlError: `adaptation` or `sweeps` has another value.
     """
 
     def __init__(
@@ -78,7 +88,7 @@ class JointLiMAML(LiMAML):
         self._filled = True
 
     def fill_table(self, rows: tf.Tensor, support: Samples) -> None:
-        """Adapts tasks given the table, and writes their offsets into it.
+        """Adapts tasks given the offsets of the table, and writes their offsets into the table.
 
         Args:
             rows: Table row of each task ``[T]``.
@@ -133,8 +143,8 @@ class JointLiMAML(LiMAML):
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
         """Query loss given the other side, plus the weighted un-adapted loss of all rows.
 
-        The un-adapted loss does not use the table: its offsets may depend on the support rows'
-        labels.
+        The un-adapted loss does not use the table, whose offsets may depend on the labels of the
+        support rows.
         """
         unadapted = [
             self._unadapted_rows(s["features"], s["weight"], True) for s in (support, query)

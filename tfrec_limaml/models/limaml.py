@@ -1,8 +1,4 @@
-"""LiMAML: only the meta block is adapted, and the result can be stored as one vector.
-
-Method: Wang et al., "LiMAML: Personalization of Deep Recommender Models via Meta Learning", KDD
-2024, arXiv 2403.00803.
-"""
+"""LiMAML: only the meta block is adapted, and the result can be stored as one vector."""
 
 from __future__ import annotations
 
@@ -34,16 +30,18 @@ PRECISION_RATE = 10.0
 class LiMAML(EncodesRows):
     """Adapts the meta block per task and shares the global block.
 
-    Example:
-        >>> model = LiMAML(
-        ...     OffsetMetaBlock(embedding_dim=33),
-        ...     DotProductGlobalBlock((128, 64)),
-        ...     adaptation="gauss-newton",
-        ... )
+    Source: Wang et al., "LiMAML: Personalization of Deep Recommender Models via Meta Learning", KDD
+    2024, arXiv 2403.00803.
+
+    Examples:
+        >>> block = DotProductGlobalBlock((128, 64))
+        >>> model = LiMAML(OffsetMetaBlock(embedding_dim=33), block, adaptation="gauss-newton")
         >>> model.compile(optimizer=keras.optimizers.AdamW(2e-3))
         >>> model.fit(train_tasks, validation_data=validation_tasks, epochs=10)
 
     Args:
+        meta_block: The adapted block, a `MetaBlock`.
+        global_block: The shared block, a `GlobalBlock`.
         adaptation: ``"gradient"`` takes steps of gradient descent on the support loss, as the paper
             does. ``"gauss-newton"`` solves for the mode of the posterior of an `OffsetMetaBlock`'s
             offset in `inner_steps` Gauss-Newton steps; see `tfrec_limaml.adaptation.gauss_newton`.
@@ -53,9 +51,13 @@ class LiMAML(EncodesRows):
             dimension), between 0.00034 and 2980; `adaptation="gauss-newton"` only.
         pooling: How the embeddings of a task's samples are combined into the stored one:
             ``"latest"`` (the paper's), ``"mean"``, ``"max"`` or ``"cosine"`` (mean weighted by
-            cosine similarity to the latest).
-        **kwargs: See `MAMLModel` and `TaskModel`. Their defaults are the paper's; `train` and
+            cosine similarity to the latest). It has no effect on offsets.
+        **kwargs: See `MAMLModel` and `TwoBlockModel`. Their defaults are the paper's; `train` and
             ``limaml train`` use the defaults of `TrainOptions` instead.
+
+    Raises:
+        ValueError: Options contradict each other or the blocks, or name an unknown choice.
+        LimamlError: `prior_precision` is out of range.
     """
 
     reports_unadapted_auc = True
@@ -142,14 +144,15 @@ class LiMAML(EncodesRows):
         Args:
             support: Encoded features ``[T, S, ...]``, ``label`` and ``weight`` ``[T, S]``; rows of
                 weight 0 are padding.
-            steps: Inner steps. None, and an `adaptation_strength` of 0 outside of training, leave
-                the tasks un-adapted: the block does not read the support sets. With 0 steps only
-                blocks that read the support set use it.
-            training: Passed on to the layers; tasks then adapt with strength 1, without variances.
+            steps: Inner steps. With 0 steps the support sets affect only blocks that read them.
+                None leaves the tasks un-adapted: the block does not read the support sets. So does
+                an `adaptation_strength` of 0, except in training.
+            training: Passed on to the layers. In training, tasks adapt with strength 1, and no
+                variances are computed.
 
         Returns:
-            One entry per task: weights ``[T, ...]``, losses ``[T]``, a variance ``[T, D]`` or None;
-            see `AdaptedTasks`.
+            Weights ``[T, ...]``, losses ``[T]`` and variances ``[T, D]`` or None; see
+            `AdaptedTasks`.
         """
         if steps is None or (self.adaptation_strength == 0 and not training):
             real = self.real_rows(support["features"], support["weight"])
@@ -170,10 +173,10 @@ class LiMAML(EncodesRows):
         return self.outputs_of_rows(adapted, rows, False, training)
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
-        """Query loss after adaptation, plus the weighted loss before it.
+        """Query loss after adaptation, plus the weighted loss before adaptation.
 
-        The loss before adaptation is that of the support set. With the closed form it is that of
-        all rows, because it costs little there.
+        With gradient steps, the loss before adaptation is that of the support set. With the closed
+        form it is that of all rows, because its computation then costs little.
         """
         if self.adaptation == "gradient":
             return super().outer_loss(support, query)
@@ -197,10 +200,10 @@ class LiMAML(EncodesRows):
     def task_embeddings(
         self, support: Samples, adapted: AdaptedTasks | None = None
     ) -> TaskEmbeddings:
-        """The embeddings that the embedding job stores.
+        """The vectors ``[T, D]`` that the embedding job stores, with their losses.
 
-        These are meta embeddings after `fine_tune_steps` steps, pooled over each task's samples; or
-        offsets, if the meta block stores offsets.
+        They are offsets if the meta block stores offsets. Otherwise they are meta embeddings after
+        `fine_tune_steps` steps, pooled over each task's samples.
 
         Args:
             support: The support sets.

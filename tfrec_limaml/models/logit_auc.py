@@ -14,21 +14,24 @@ LARGEST_LOGIT = 16.0
 class LogitAUC(keras.metrics.AUC):
     """Area under the ROC curve of probabilities, with thresholds that are even in their logits.
 
-    `keras.metrics.AUC` compares predictions with 200 probabilities between 0 and 1. If 1 % of the
-    labels are positive, almost all predictions lie between the first few of them, and it
-    underestimates the area. Here neighbouring thresholds differ by ``32 / num_thresholds`` in
-    logits, everywhere between -16 and 16, so that the area is that of the ranks up to a small
-    error. If all labels are of one class it is 0, as Keras' metric is; the AUC of
-    `tfrec_limaml.evaluation.metrics.auc` is NaN there.
+    `keras.metrics.AUC` compares predictions with 200 thresholds between 0 and 1, evenly spaced. If
+    1 % of the labels are positive, almost all predictions lie between the first few thresholds, and
+    the metric underestimates the area. Here neighbouring thresholds differ by ``32 /
+    num_thresholds`` in logits, from -16 to 16, so that the result is close to the exact AUC. If all
+    labels are of one class the result is 0, as in Keras; that of
+    `tfrec_limaml.evaluation.metrics.auc` is NaN.
+
+    Examples:
+        >>> metric = LogitAUC(name="auc")
+        >>> metric.update_state([0.0, 1.0, 1.0], [0.001, 0.003, 0.002])
 
     Args:
         num_thresholds: Number of thresholds.
         name: Name of the metric.
         **kwargs: See `keras.metrics.AUC`. Predictions are probabilities, not logits.
 
-    Example::
-
-        model.compile(metrics=[LogitAUC(name="auc")])
+    Raises:
+        ValueError: `from_logits` or `thresholds` is given.
     """
 
     def __init__(self, num_thresholds: int = 4096, name: str | None = "auc", **kwargs: Any) -> None:
@@ -47,6 +50,6 @@ class LogitAUC(keras.metrics.AUC):
         super().update_state(y_true, 0.5 + bounded / (2 * LARGEST_LOGIT), sample_weight)
 
     def get_config(self) -> dict[str, Any]:
-        """Keras' configuration of an AUC, without what cannot be set here."""
+        """Constructor arguments."""
         config: dict[str, Any] = super().get_config()
         return {k: v for k, v in config.items() if k not in ("from_logits", "thresholds")}

@@ -57,13 +57,19 @@ class LossAndMetrics(TaskLoops):
                 binary labels, and for LiMAML with fine-tuning also ``unadapted_auc``, the AUC
                 before adaptation. Training reports only its loss: metrics on training rows cost
                 time and tell little.
-            jit_compile: Off by default: on CPUs XLA was no faster. If the model has an encoder,
-                whose look-ups XLA cannot compile, Keras warns and does not use it.
-            binary: Whether a loss of your own is one of binary labels: it then takes logits, and
-                predictions and metrics are of probabilities. None means that it is if the
-                encoder's schema has a binary label. Keras' losses know it themselves.
+            jit_compile: Whether XLA compiles the steps. Off by default, because XLA was no faster
+                on CPUs. For a model with an encoder, whose look-ups XLA cannot compile, Keras warns
+                and does not use XLA.
+            binary: Only for a loss of your own: whether it is a loss of binary labels. It then
+                takes logits, and predictions and metrics are about probabilities. None means that
+                it is one if the encoder's schema has a binary label.
             **kwargs: As in Keras. ``steps_per_execution=8`` makes `fit` faster if steps are short;
                 callbacks are then called once every 8 batches.
+
+        Raises:
+            ValueError: `loss` does not fit one output per sample or the kind of the label, or
+                `loss_weights` are given.
+            LimamlError: `binary` contradicts a Keras loss.
         """
         if kwargs.get("loss_weights") is not None:
             raise ValueError(
@@ -94,7 +100,7 @@ class LossAndMetrics(TaskLoops):
     def unadapted_auc(self) -> LogitAUC | None:
         """The metric that measures the AUC before adaptation; None if it is not reported.
 
-        Keras would save what a property returns.
+        A method, because Keras would save a metric that a property returns.
         """
         metric = self._unadapted_auc.value
         return None if metric is None or not self.fine_tune else metric

@@ -23,21 +23,29 @@ class MAMLModel(TaskModel):
     """Base of `LiMAML` and `EntireNetworkMAML`.
 
     Args:
+        meta_block: Maps meta features to the meta embedding.
+        global_block: Maps the features and the meta embedding to a logit.
         inner_steps: Steps ``n`` of the inner loop in training.
-        first_order: Treat inner gradients as constants (first-order MAML).
-        second_order_steps: Differentiate twice through this many of the last inner steps only;
-            ``None`` means all. A cheaper, approximate gradient for many steps.
+        first_order: Whether to treat inner gradients as constants (first-order MAML).
+        second_order_steps: Differentiate twice through only this many of the last inner steps,
+            which is cheaper and less exact; ``None`` means all steps.
         unadapted_loss_weight: Weight of the support loss *before* adaptation in the outer
-            objective. Beyond the paper: it improves the scores of members without history. 0 is the
-            paper's objective.
-        learn_inner_rates: Learn one inner learning rate per parameter, initially
-            `inner_learning_rate` (Meta-SGD). Beyond the paper.
+            objective. This loss improves the scores of members without history; the paper's
+            objective leaves it out (weight 0).
+        learn_inner_rates: Whether to learn one inner learning rate per parameter, initially
+            `inner_learning_rate`; the paper has one fixed rate. Source: Li et al., "Meta-SGD:
+            Learning to Learn Quickly for Few-Shot Learning", 2017, arXiv 1707.09835.
         support_reduction: The objective of a gradient step, for a task of ``n`` support rows (the
             sum of their weights): ``"mean"``, their mean loss; ``"sum"``, the sum (the paper's
             equation 1), which needs a smaller `inner_learning_rate`; ``"shrunk"``, the mean times
             ``n / (n + kappa)``, so that short histories move a task less. `kappa` is learned,
             initially `KAPPA`.
-        **kwargs: See `TaskModel`; `fine_tune_steps` is `inner_steps` by default.
+        fine_tune_steps: Steps ``k`` of the adaptation in `evaluate` and `predict`; None means
+            `inner_steps`.
+        **kwargs: See `TwoBlockModel`.
+
+    Raises:
+        ValueError: Options contradict each other, or are out of range.
     """
 
     inner_steps = TracedSetting(count)
@@ -80,7 +88,7 @@ class MAMLModel(TaskModel):
 
     @property
     def first_order(self) -> bool:
-        """Whether inner gradients are constants; the same as no `second_order_steps`."""
+        """Whether inner gradients are constants; the same as ``second_order_steps == 0``."""
         return self.second_order_steps == 0
 
     @first_order.setter

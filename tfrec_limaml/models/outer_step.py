@@ -16,9 +16,9 @@ class OuterLoss(NamedTuple):
     """Per-task parts of the outer objective: ``sum(weights * losses) / sum(weights)``.
 
     Attributes:
-        losses: ``[T]``.
-        weights: ``[T]``, 0 for tasks that are ignored.
-        auxiliary: ``[T]`` further losses in the same mean, or None.
+        losses: Loss of each task ``[T]``.
+        weights: Weight of each task ``[T]`` in the mean; 0 for tasks that are ignored.
+        auxiliary: Further loss of each task ``[T]``, added to `losses`; None for none.
         adapted: The adapted tasks; None if tasks are not adapted.
     """
 

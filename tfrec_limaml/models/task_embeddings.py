@@ -31,7 +31,7 @@ class TaskEmbeddings(NamedTuple):
     Attributes:
         embedding: Meta embeddings ``[T, D]``, or offsets if the meta block stores offsets.
         loss_before: Mean support losses ``[T]`` before adaptation.
-        loss_after: Mean support losses ``[T]`` after it.
+        loss_after: Mean support losses ``[T]`` after adaptation.
         variance: Posterior variances ``[T, D]`` of offsets; None without Gauss-Newton steps.
         nested: One entry for each nested task definition of the meta block.
     """

@@ -35,9 +35,12 @@ class TaskLoops(FitsUnderStrategies):
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """`keras.Model.fit` on a dataset of task batches.
 
+        Warns if tasks or steps were left out because their values are not finite.
+
         Raises:
-            LimamlError: `class_weight` is given, or a row has a negative weight or, under a loss of
-                binary labels, a label outside 0 to 1.
+            LimamlError: `x` is not a dataset of task batches, or its features are not those of the
+                model; `y`, `sample_weight` or `class_weight` is given; or a row has a negative
+                weight or, under a loss of binary labels, a label outside 0 to 1.
         """
         _refuse_labels(keras.Model.fit, x, *args, **kwargs)
         self._build_from(x)
@@ -71,7 +74,7 @@ class TaskLoops(FitsUnderStrategies):
         return int(self.dropped_tasks.numpy()), int(self.skipped_steps.numpy())
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """`keras.Model.evaluate` on a dataset of task batches."""
+        """`keras.Model.evaluate` on a dataset of task batches; errors as in `fit`."""
         _refuse_labels(keras.Model.evaluate, x, *args, **kwargs)
         self._build_from(x)
         with _quiet_iteration(), bad_samples_as_errors():

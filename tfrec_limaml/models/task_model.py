@@ -5,7 +5,7 @@ A batch of tasks is a dictionary (made by `tfrec_limaml.task_dataset`)::
     {"support": {"features": {name: [T, S, ...]}, "label": [T, S], "weight": [T, S]},
      "query":   {"features": {name: [T, Q, ...]}, "label": [T, Q], "weight": [T, Q]}}
 
-Padded samples have weight 0 and change nothing.
+Padding rows have weight 0 and change nothing.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class TaskModel(TwoBlockModel):
     ) -> AdaptedTasks:
         """Adapts on the support sets in `steps` steps.
 
-        With 0 steps only blocks that read the support set use it. None leaves the tasks un-adapted.
+        With 0 steps the support sets affect only blocks that read them. None leaves the tasks
+        un-adapted.
         """
         raise NotImplementedError
 
@@ -91,8 +92,8 @@ class TaskModel(TwoBlockModel):
             adapted: The result of `adapt_tasks`.
             features: Encoded features ``[T, S, ...]``.
             training: Passed on to the layers.
-            weight: Sample weights ``[T, S]``: outputs of rows of weight 0 mean nothing and may be
-                left uncomputed. None computes all rows.
+            weight: Sample weights ``[T, S]``: the outputs of rows of weight 0 are undefined, and
+                need not be computed. None computes all rows.
         """
         raise NotImplementedError
 
@@ -101,11 +102,13 @@ class TaskModel(TwoBlockModel):
     def train_step(self, data: TaskBatch) -> dict[str, tf.Tensor]:
         """One outer step on a batch of tasks.
 
-        A task is dropped and counted if its loss, its features, its support losses or its adapted
-        weights are not finite. A step whose gradients are not finite counts as one of zeros and is
-        counted, too. Labels outside 0 to 1 under a loss of binary labels, and negative weights, are
-        refused; so they are in `test_step`. XLA leaves this error out: with ``jit_compile=True``
-        their tasks are dropped in training, and evaluated as they are.
+        A task whose loss, features, support losses or adapted weights are not finite is left out,
+        and counted in `dropped_tasks`. If the gradients of a step are not finite, zeros take their
+        place, and the step is counted in `skipped_steps`.
+
+        A negative weight, and a label outside 0 to 1 under a loss of binary labels, are errors
+        here and in `test_step`. With ``jit_compile=True`` there is no error, since XLA leaves
+        assertions out: such tasks are left out of training, and evaluated as they are.
         """
         data = step_data(data)
         step = sum_over_replicas(self._step(data["support"], data["query"]))
@@ -119,7 +122,8 @@ class TaskModel(TwoBlockModel):
     def test_step(self, data: TaskBatch) -> dict[str, tf.Tensor]:
         """Evaluates query predictions, after fine-tuning on the support set if `fine_tune` is on.
 
-        Returns the loss and the metrics.
+        Returns:
+            The loss and the metrics by name.
         """
         data = step_data(data)
         support, query = data["support"], data["query"]
@@ -147,11 +151,13 @@ class TaskModel(TwoBlockModel):
     def predict_step(self, data: Any) -> Any:
         """Query predictions of a batch of tasks, or un-adapted predictions of encoded rows.
 
-        For tasks the result is a dictionary of arrays ``[N]``: ``probability`` (``prediction``
-        under a regression loss), ``history`` (samples in the task's support set), and all other
-        entries of the query: ``label``, and with ``task_dataset(..., with_keys=True)`` also
-        ``timestamp``, ``task_key``, ``last_seen`` (the task's latest support timestamp, 0 without
-        any) and passthrough columns (the schema's `carry`).
+        Returns:
+            For encoded rows, predictions ``[N]``. For tasks, a dictionary of arrays ``[N]``:
+            ``probability`` (``prediction`` under a regression loss), ``history`` (samples in the
+            task's support set), and all other entries of the query: ``label``, and with
+            ``task_dataset(..., with_keys=True)`` also ``timestamp``, ``task_key``, ``last_seen``
+            (the latest timestamp of the task's support set; 0 if the set is empty) and passthrough
+            columns (the schema's `carry`).
         """
         data = step_data(data)
         if not is_task_batch(data):
@@ -159,10 +165,7 @@ class TaskModel(TwoBlockModel):
         return self.query_rows(data, self.task_outputs(data["support"], data["query"]))
 
     def query_rows(self, data: TaskBatch, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Query outputs ``[T, Q]`` as predictions of the real rows ``[N]``, with their description.
-
-        See `predict_step`.
-        """
+        """The result of `predict_step` for tasks, from their query outputs ``[T, Q]``."""
         name = "probability" if self.binary else "prediction"
         return {
             name: _at_least_float32(
@@ -210,7 +213,7 @@ class TaskModel(TwoBlockModel):
     def _gradients(
         self, support: Samples, query: Samples, count: tf.Tensor
     ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
-        """The loss, its gradients, and whether each task's values are finite ``[T]``."""
+        """The loss, its gradients, and a mask ``[T]`` of the tasks whose values are finite."""
         variables = [v.value for v in self.trainable_variables]
         with tf.GradientTape() as tape:
             outer = self.outer_loss(support, query)
@@ -241,7 +244,7 @@ class TaskModel(TwoBlockModel):
 
 
 def _at_least_float32(values: tf.Tensor) -> tf.Tensor:
-    """Half precision as float32: NumPy's users do not know bfloat16."""
+    """Half precision as float32, because NumPy has no bfloat16."""
     return tf.cast(values, tf.float32) if values.dtype.size < 4 else values
 
 

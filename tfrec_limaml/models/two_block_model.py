@@ -30,14 +30,20 @@ class TwoBlockModel(LossAndMetrics):
             export.
         fine_tune: Whether `evaluate` and `predict` adapt on each task's support set first.
         fine_tune_steps: Steps ``k`` of that adaptation.
-        inner_learning_rate: Inner learning rate, of the inner loop and of fine-tuning.
+        inner_learning_rate: Learning rate of gradient steps, in the inner loop and in fine-tuning.
         averaging: ``"task"``: all tasks have the same weight in the outer loss. ``"sample"``: a
             task's weight is the sum of its sample weights.
         adaptation_strength: How far `evaluate`, `predict` and exported adapters adapt, relative to
             training: a factor of the inner learning rate, or of the prior's variance. 0 means no
             adaptation. `choose_adaptation_strength` chooses it on validation tasks.
+        **kwargs: See `keras.Model`.
 
-    The settings can be changed at any time; compiled functions are then traced again.
+    The arguments from `fine_tune` on are attributes that can be changed at any time; compiled
+    functions are then traced again.
+
+    Raises:
+        ValueError: An argument is not a block or an encoder, has another dtype policy than the
+            model, or is out of range.
     """
 
     fine_tune = TracedSetting(lambda _, value: bool(value))
@@ -112,9 +118,9 @@ class TwoBlockModel(LossAndMetrics):
 
     @contextlib.contextmanager
     def traced_strength(self, strength: tf.Tensor) -> Iterator[None]:
-        """A context in which the model adapts with this positive scalar tensor.
+        """A context in which a positive scalar tensor replaces `adaptation_strength`.
 
-        It replaces `adaptation_strength`, so that one trace serves all strengths.
+        One trace then serves all strengths.
         """
         self._traced_strength = strength
         try:
@@ -139,6 +145,9 @@ class TwoBlockModel(LossAndMetrics):
         """Un-adapted predictions ``[N]`` of encoded rows.
 
         They are probabilities, or values if the label is not binary.
+
+        Raises:
+            ValueError: A feature is missing.
         """
         if missing := sorted(self.built_shapes.keys() - features.keys()):
             raise ValueError(

@@ -19,11 +19,16 @@ from tfrec_limaml.models.task_model import TaskModel
 class Vanilla(TaskModel):
     """Trains on support and query samples alike, with no inner loop.
 
-    `fine_tune=True` adapts the whole network (without embedding tables) at evaluation.
+    Examples:
+        >>> model = Vanilla(MLPMetaBlock(), MLPGlobalBlock())
 
     Args:
-        **kwargs: See `TaskModel`; here `averaging` is ``"sample"`` and `fine_tune` is off by
-            default.
+        meta_block: Maps meta features to the meta embedding.
+        global_block: Maps the features and the meta embedding to a logit.
+        averaging: See `TwoBlockModel`; by default all samples have the same weight.
+        fine_tune: Whether `evaluate` and `predict` first adapt the whole network, without the
+            embedding tables, by first-order steps.
+        **kwargs: See `TwoBlockModel`.
     """
 
     def __init__(

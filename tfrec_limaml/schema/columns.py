@@ -56,10 +56,14 @@ class Feature:
             single-valued ones.
         table: Name of the joined feature table that holds the column; ``None`` for the
             interactions.
-        on_invalid: What to do with a missing, NaN, infinite or unparsable value: ``"fill"`` with
-            ``fill_value``, ``"skip"`` the row (counted and reported) or stop with an ``"error"``.
+        on_invalid: What to do with a missing, NaN, infinite or unparsable value. ``"fill"`` puts
+            ``fill_value`` in its place, ``"skip"`` leaves the row out and counts it, ``"error"``
+            stops the run.
         fill_value: Replacement for ``on_invalid="fill"``; ``None`` means ``0.0`` for numbers and
             ``""`` for strings.
+
+    Raises:
+        SchemaError: The settings contradict each other, or are out of range.
     """
 
     name: str
@@ -156,7 +160,11 @@ class Label:
         name: Column name.
         kind: ``"binary"`` (values 0 and 1) or ``"regression"``.
         minimum, maximum: Allowed range for regression labels; rows outside are invalid.
-        on_invalid: ``"skip"`` the row (counted and reported) or stop with an ``"error"``.
+        on_invalid: What to do with an invalid label: ``"skip"`` leaves the row out and counts it,
+            ``"error"`` stops the run.
+
+    Raises:
+        SchemaError: `minimum` is not below `maximum`.
     """
 
     name: str
@@ -185,11 +193,14 @@ class History:
 
     Attributes:
         keys: Columns that the statistics are grouped by.
-        smoothing: Number of pseudo-rows with the overall mean that are added to the rate.
+        smoothing: Number of pseudo-rows with the overall mean label that are added to the rate.
         encoding: Encoding of the features: ``"numeric"`` or ``"quantiles"``.
-        per_token: Whether each token of a multi-valued key has its own history, and their values
-            are averaged; otherwise the whole text is one key.
+        per_token: Whether each token of a multi-valued key has its own history. The features of a
+            row are then the means over its tokens. Otherwise the whole string is one key.
         values: Which of ``rate``, ``count`` and ``recency`` to compute; all of them by default.
+
+    Raises:
+        SchemaError: There are no `keys`, `smoothing` is negative, or a value is unknown.
     """
 
     keys: tuple[str, ...]

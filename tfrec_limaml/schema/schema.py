@@ -70,12 +70,17 @@ SCORED_COLUMNS = frozenset({"probability", "prediction", "history", "last_seen",
 class Schema:
     """The columns of a data set.
 
+    Examples:
+        >>> age, price = Feature(name="age", role="meta"), Feature(name="price")
+        >>> click, tasks = Label(name="click"), {"user": ["user_id"]}
+        >>> Schema(name="shop", label=click, timestamp="time", tasks=tasks, features=(age, price))
+
     Attributes:
-        name: Short identifier.
+        name: Name of the data set, in messages and on data cards.
         label: The target.
-        timestamp: Name of the time column (a number in ``timestamp_unit`` since the epoch, or ISO
-            8601 text).
-        timestamp_unit: ``"s"``, ``"ms"``, ``"us"``, ``"ns"`` or ``"iso"``.
+        timestamp: Name of the time column.
+        timestamp_unit: Unit of numbers since the epoch, ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``; or
+            ``"iso"`` for ISO 8601 strings.
         tasks: Task definitions: name to key columns, e.g. ``{"user": ["user_id"], "user_tab":
             ["user_id", "tab"]}``. The first is the default one.
         features: Input columns.
@@ -186,7 +191,7 @@ class Schema:
         return next(iter(self.tasks))
 
     def task_columns(self, definition: str | None = None) -> tuple[str, ...]:
-        """Key columns of a task definition (the first one by default)."""
+        """Key columns of a task definition, by default the first; `SchemaError` if unknown."""
         name = self.default_task if definition is None else definition
         if name not in self.tasks:
             raise SchemaError(
@@ -238,7 +243,7 @@ class Schema:
     def fingerprint(self) -> str:
         """16 hex digits of a digest of all declarations but the split and passthrough columns.
 
-        These two do not change a model's input. A number counts as it is written: 5 and 5.0 differ.
+        These two do not change a model's input. The numbers 5 and 5.0 give different digests.
         """
         content = self.to_dict()
         for field in ("split", "carry"):
@@ -246,7 +251,7 @@ class Schema:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON/YAML types, without fields left at their defaults."""
+        """The schema in plain JSON and YAML types, without fields left at their defaults."""
         content = strip_defaults(self)
         content["tasks"] = {name: list(keys) for name, keys in self.tasks.items()}
         return content

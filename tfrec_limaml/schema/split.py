@@ -17,12 +17,17 @@ class Split:
     The ranges are ``[train_start, validation_start)``, ``[validation_start, test_start)`` and
     ``[test_start, test_end)``.
 
-    Dates are ISO 8601 strings, UTC without an offset; ``None`` leaves an end open.
+    Dates are ISO 8601 strings, in UTC if they have no offset. `train_start` and `test_end` may be
+    ``None``: the range is then open at this end.
 
     Attributes:
         per_task: Shares of the rows of each task of the default definition, in time order, that are
             train, validation and test rows; instead of dates. Training rows of one task may then be
             later than test rows of another, which leaks information about items.
+
+    Raises:
+        SchemaError: Both dates and shares are given, or neither; the dates do not increase, or the
+            shares are not positive or do not sum to 1.
     """
 
     validation_start: str | None = None
@@ -69,7 +74,11 @@ class Split:
 
 
 def parse_time(value: str) -> int:
-    """Milliseconds since the epoch of an ISO 8601 date or time; UTC without an offset."""
+    """Milliseconds since the epoch of an ISO 8601 date or time, in UTC if it has no offset.
+
+    Raises:
+        SchemaError: The value cannot be read.
+    """
     try:
         moment = dt.datetime.fromisoformat(str(value))
     except ValueError as error:

@@ -7,8 +7,8 @@ or the stored embedding is not found. The rules:
 - integers are decimal digits; a whole float is the integer that it equals (``7.0`` is ``"7"``);
 - ``True`` and ``False`` are ``"true"`` and ``"false"``;
 - a UUID is its 36 characters, and any other value its ``str``;
-- ``None``, NaN, ``NA``, infinity, empty text, and text that cannot be encoded in UTF-8 are missing
-values, and so are floats from 2**53 on, which can be any of several integers.
+- missing values are ``None``, NaN, ``NA``, infinity, empty text, and text that UTF-8 cannot encode;
+  and floats from 2**53 on, each of which stands for several integers.
 
 `tfrec_limaml.schema.arrow_keys` has the same rules for whole columns.
 """
@@ -29,10 +29,10 @@ EXACT_FLOATS = 2**53
 
 
 def key_text(value: Any) -> str | None:
-    """Canonical text of one key value; None if there is no value.
+    """Canonical text of one key value; None if the value is missing.
 
     Raises:
-        LimamlError: A list, a mapping or the like.
+        LimamlError: The value is not a single value, but a list, a mapping or an array.
     """
     if type(value) is str:
         return value if value and (value.isascii() or _encodes(value)) else None
@@ -51,12 +51,11 @@ def key_text(value: Any) -> str | None:
 
 
 def task_key(values: Sequence[Any]) -> str | None:
-    """The task key of the key columns' values.
-
-    It is their texts joined by ``|``, with ``%`` and ``|`` percent-escaped.
+    """The task key of one row's values in the key columns.
 
     Returns:
-        None if a value is missing, or if the key is longer than `MAX_KEY_BYTES`.
+        The values' texts, joined by ``|``, with ``%`` and ``|`` percent-escaped. None if a value is
+        missing, or if the key has more than `MAX_KEY_BYTES` bytes.
     """
     parts = []
     for value in values:
@@ -92,7 +91,7 @@ def joint_key_prefix(definition: str) -> str:
 
 
 def decode_task_key(key: str) -> tuple[str, ...]:
-    """Inverse of `encode_task_key` (every part as text)."""
+    """The parts of a task key as strings; inverse of `encode_task_key` for strings."""
     return tuple(part.replace("%7C", "|").replace("%25", "%") for part in key.split("|"))
 
 

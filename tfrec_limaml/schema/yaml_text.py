@@ -29,7 +29,7 @@ def load_mapping(text: str, where: str | Path) -> Mapping[Any, Any]:
     """The mapping that a YAML (or JSON) text holds.
 
     Raises:
-        SchemaError: It is not YAML, names a key twice, or holds something else.
+        SchemaError: The text is not YAML, names a key twice, or holds something else.
     """
     try:
         content = yaml.load(text, _Loader)

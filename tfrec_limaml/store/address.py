@@ -15,13 +15,20 @@ _LMDB_OPTIONS = ("dtype",)
 def open_store(address: str | os.PathLike[str]) -> EmbeddingStore:
     """Opens the store at an address.
 
+    Examples:
+        >>> with open_store("lmdb:stores/members") as store:              # doctest: +SKIP
+        ...     vectors, found = store.get_many(["17", "42"], model_version=3)
+
     Args:
-        address: A path (`pathlib.Path`) is the folder of an LMDB store. A text is
-            ``lmdb:FOLDER``, ``redis://[user:password@]HOST:PORT/DB``, ``rediss://`` (TLS),
-            ``unix://PATH``, ``redis-sentinel://HOST:PORT,HOST:PORT/SERVICE/DB`` or
-            ``redis+cluster://HOST:PORT,HOST:PORT`` (``rediss-sentinel``, ``rediss+cluster``: TLS),
-            with options after ``?`` (docs/store.md lists them). ``dtype`` applies to new
-            generations; reading uses the dtype of each generation.
+        address: A string: ``lmdb:FOLDER``, ``redis://[user:password@]HOST:PORT/DB``, ``rediss://``
+            (TLS), ``unix://PATH``, ``redis-sentinel://HOST:PORT,HOST:PORT/SERVICE/DB`` or
+            ``redis+cluster://HOST:PORT,HOST:PORT`` (with TLS ``rediss-sentinel`` and
+            ``rediss+cluster``), with options after ``?`` (docs/store.md lists them). The option
+            ``dtype`` applies to new generations; existing generations keep their dtype. A
+            `pathlib.Path` is the folder of an LMDB store.
+
+    Returns:
+        The store. It opens files and connections on first use.
 
     Raises:
         StoreError: The address has an unknown backend, an unknown option or, for a server, a

@@ -29,7 +29,7 @@ class LookUpResult(tuple[Matrix, Mask]):
     Attributes:
         damaged: Number of values that failed a check (checksum, width, not finite); they count as
             not found.
-        model: Digest of the manifest of the model that computed them; empty if unknown.
+        model: Digest of the manifest of the embeddings' model; empty if unknown.
     """
 
     damaged: int
@@ -58,7 +58,7 @@ class Generation:
         published: Seconds since the epoch.
         checked: Whether its values have checksums; those of release 0.1.0 do not.
         overlay: Whether embeddings were upserted since it was published.
-        model: Digest of the manifest of the model that computed it; empty if unknown.
+        model: Digest of the manifest of the embeddings' model; empty if unknown.
     """
 
     model_version: int
@@ -125,7 +125,7 @@ class GenerationWriter(Protocol):
     ) -> Generation:
         """Makes the generation current by one atomic pointer move.
 
-        Checks its number of distinct keys first (erased ones are counted).
+        Before, it checks the number of distinct keys, erased keys included.
 
         Entries of the current generation's overlay that are newer than this generation's data are
         copied before the pointer moves: no member's embedding is replaced by an older one.
@@ -139,8 +139,8 @@ class GenerationWriter(Protocol):
         Raises:
             ErasedMeanwhileError: Keys were erased since the writer was opened: write the generation
                 again.
-            StoreError: The number of keys is not `expected_count`, there are none, the writer was
-                used to the end before, or the store cannot be written.
+            StoreError: The number of keys is not `expected_count`, there are none, the writer has
+                published or aborted before, or the store cannot be written.
         """
 
     def abort(self) -> None:
@@ -260,11 +260,11 @@ class EmbeddingStore(Closing, Protocol):
     ) -> Generation:
         """Makes another published generation current.
 
-        By default it is the newest one before the current one that is not condemned. Nothing is
-        done if the current one is not the `expected` one, if that is given.
+        By default this is the newest one before the current one that is not condemned. Nothing
+        changes if `expected` is given and another generation is current.
 
-        Returning to an earlier generation condemns the one that was current; the given one is no
-        longer condemned. The overlays of both are dropped.
+        Returning to an earlier generation condemns the one that was current. The generation that
+        becomes current is no longer condemned. The overlays of both are dropped.
 
         Raises:
             StoreError: There is no such generation, or none before the current one; its data are

@@ -126,7 +126,7 @@ class Record:
 
 
 def check_dtype(dtype: str) -> str:
-    """Returns `dtype` or raises `StoreError`."""
+    """Returns `dtype`, or raises `StoreError` if the stores do not support it."""
     if dtype not in DTYPES:
         raise StoreError(f"dtype must be one of {list(DTYPES)}, received {dtype!r}")
     return dtype
@@ -136,6 +136,6 @@ def record_of_pointer(content: bytes | None, model_version: int) -> Record | Non
     """The record in a pointer, if there is one.
 
     Raises:
-        StoreError: It belongs to another model version.
+        StoreError: The record belongs to another model version.
     """
     return None if content is None else Record.from_bytes(content).check_version(model_version)

@@ -29,19 +29,24 @@ class FeatureEncoder(keras.layers.Layer):
     the schema declares an embedding. All dense vectors of one role are concatenated in the schema's
     order.
 
+    Examples:
+        >>> encoder = FeatureEncoder(schema, Statistics.load("tasks/user/statistics.json"))
+        >>> features = encoder({"age": tf.constant([41.0]), "item_id": tf.constant(["a"])})
+
     Args:
         schema: The columns (a `Schema` or its dictionary).
         statistics: Means, variances and vocabularies (a `Statistics` or its dictionary).
         task: The records' task definition; the schema's first by default.
         nested: Task definitions that refine it, for a `NestedMetaBlocks`.
         drop_reserved: Whether the values that Keras reserves, ``"[UNK]"`` and ``-1``, count as
-            unknown. Models that were saved without this argument need it.
+            unknown. Models that were saved without this argument need True.
 
-    Input: dictionary of raw columns, ``[N]`` each (``[N, width]`` for vectors), of the schema's
-        dtypes.
-    Output: ``{"meta": float32 [N, F_m], "other": float32 [N, F_o]}`` and one entry per embedded
-    feature: int32 ids ``[N]``, or a float32 multi-hot ``[N, V]`` for multi-valued ones; and int64
-    ``[N]`` for each nested definition, see `tfrec_limaml.features.subtask_feature`.
+    Input: a dictionary of raw columns ``[N]`` (``[N, width]`` for vectors) of the schema's dtypes.
+
+    Output: a dictionary with the dense vectors ``"meta"`` (float32 ``[N, F_m]``) and ``"other"``
+    (float32 ``[N, F_o]``); one entry per embedded feature (int32 ids ``[N]``, or a float32
+    multi-hot vector ``[N, V]`` for a multi-valued one); and one entry per nested definition (int64
+    ``[N]``, see `tfrec_limaml.features.subtask_feature`).
     """
 
     def __init__(
@@ -77,7 +82,11 @@ class FeatureEncoder(keras.layers.Layer):
         self.built = True
 
     def call(self, columns: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """The encoded features; see the class. Raises `SchemaError` if columns are missing."""
+        """The encoded features; see the class.
+
+        Raises:
+            SchemaError: A column is missing.
+        """
         missing = [f.name for f in self.schema.all_features if f.name not in columns]
         if missing:
             raise SchemaError(
@@ -94,7 +103,7 @@ class FeatureEncoder(keras.layers.Layer):
         return encoded
 
     def encode_role(self, role: str, columns: Columns) -> dict[str, tf.Tensor]:
-        """The output for the features of one role.
+        """The output for the features of one role, ``"meta"`` or ``"other"``.
 
         Columns of other features are not needed, and may have other numbers of rows.
         """
@@ -158,7 +167,7 @@ class FeatureEncoder(keras.layers.Layer):
         return slices
 
     def size(self, feature: Feature) -> int:
-        """Width of a dense feature, or number of ids of a categorical one."""
+        """Width of a dense feature; number of ids of a categorical one, unknown values included."""
         if feature.encoding == "numeric":
             return feature.width
         if feature.encoding == "quantiles":

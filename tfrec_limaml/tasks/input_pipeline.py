@@ -57,6 +57,9 @@ def task_dataset(
 ) -> tf.data.Dataset:
     """Batches of tasks for `fit`, `evaluate` and `predict`.
 
+    Examples:
+        >>> train = task_dataset("tasks/user/train-*", encoder, 128, shuffle=True, seed=1)
+
     Args:
         pattern: File pattern or patterns of task records (``.gz`` files are decompressed). A file
             that several patterns match is read once. Unless the order of the files is kept, up to
@@ -64,9 +67,9 @@ def task_dataset(
         encoder: Encodes raw columns; the model must have the same encoder.
         batch_size: Tasks per batch; the last batch may be smaller.
         support_fraction: Share of an unsplit record's samples, in time order, that form the support
-            set. For a pair, a new share is drawn uniformly for each epoch and task (beyond the
-            paper). At least one sample is a query sample. Records that are already split keep their
-            split.
+            set. For a pair of numbers, the share is drawn uniformly between them for each epoch and
+            task (the paper has one share). At least one sample is a query sample. Records that are
+            already split keep their split.
         max_samples: Keep only the most recent samples of the support part (for unsplit records: of
             the record).
         shuffle: Shuffle the tasks in each epoch.
@@ -79,14 +82,14 @@ def task_dataset(
             patterns per epoch, beginning with the first, and starts again after the last.
         by_rows: Fill batches with about the same number of samples, `batch_size` tasks on average:
             all samples then have the same weight, in long and short tasks.
-        share: The part of the records that one of several workers reads.
-        batches: Batches per epoch, one number for each pattern; empty batches of weight 0 are added
-            at the end up to this number, and batches beyond it are left out. Needed if workers have
-            different numbers of tasks; requires an `epoch`.
+        share: The part of the records to read, if several workers share them.
+        batches: Batches per epoch, one number for each pattern. Batches of weight 0 are added at
+            the end up to this number, and batches beyond it are left out. Workers with different
+            numbers of tasks need it; requires an `epoch`.
         in_order: Keep the order of the files; the default with `with_keys`. Otherwise tasks of
             similar length are batched together, which needs less padding.
-        side: The side of the records, if a model adapts two sides: adds the further features of
-            `JointLiMAML`.
+        side: The side of the records, for a model that adapts two sides. The batches then have the
+            further features of `JointLiMAML`.
         split_times: Split records by time instead of by `support_fraction`; needs a `side`.
 
     Returns:

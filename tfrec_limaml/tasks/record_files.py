@@ -43,7 +43,7 @@ EVERYTHING = Share()
 
 
 def patterns_of(pattern: Pattern | Iterable[Pattern]) -> list[str]:
-    """One pattern or several as a list of texts."""
+    """One pattern or several as a list of strings."""
     return [
         os.fspath(p) for p in ([pattern] if isinstance(pattern, str | os.PathLike) else pattern)
     ]
@@ -76,7 +76,7 @@ def read_records(
     """Serialized records of the files: all, or those of a worker.
 
     Args:
-        files: Their paths.
+        files: Paths of the files.
         share: The part of the records.
         in_order: Keep the order of the files; otherwise several are read in parallel.
     """
@@ -101,8 +101,8 @@ def records_of(
     the order is the same on each machine.
 
     Args:
-        files: Their paths, or a string tensor ``[n]``.
-        compression_type: The compression.
+        files: Paths of the files, or a string tensor ``[n]``.
+        compression_type: ``"GZIP"``, or ``""`` for files that are not compressed.
         readers: Number of files that are read in parallel.
     """
     if readers == 1:

@@ -67,8 +67,8 @@ class Sides:
     """The tasks of both definitions, numbered: rows of the table of offsets, from 1 on.
 
     Args:
-        definitions: The two task definitions, the one of requests first.
-        keys: Task keys of both.
+        definitions: The two task definitions; the first is that of the member of a ranking request.
+        keys: Task keys of both definitions.
 
     Attributes:
         rows: Number of rows of the table, including row 0.

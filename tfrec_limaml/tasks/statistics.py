@@ -1,6 +1,6 @@
 """Statistics of the training rows, for the preprocessing layers and data cards.
 
-``statistics.json`` is beside the task records::
+``statistics.json`` is beside the task records:
 
     {
       "rows": 123, "label_mean": 0.44,
@@ -57,12 +57,12 @@ class Statistics:
         return entry
 
     def save(self, path: str | Path) -> None:
-        """Writes JSON."""
+        """Writes the statistics as a JSON file."""
         staging.write_text(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Statistics:
-        """Reads JSON; raises `SchemaError` naming the file."""
+        """Reads a JSON file; raises `SchemaError`, naming the file, if it cannot be read."""
         path = Path(path)
         if not path.is_file():
             raise SchemaError(

@@ -64,11 +64,12 @@ def write_graph(model: TaskModel, folder: str | Path) -> None:
 class EmbeddingProjector(keras.callbacks.Callback):
     """Writes meta embeddings for TensorBoard's Embedding Projector when training ends.
 
-    Writes plain files (vectors, labels and the projector's configuration); training does not need
-    the TensorBoard package::
+    The callback writes plain files: vectors, labels and the projector's configuration. Training
+    does not need the TensorBoard package; ``tensorboard --logdir logs`` shows the files.
 
-        model.fit(train, callbacks=[EmbeddingProjector(recent, "runs/logs", {b"m1": "engineer"})])
-        # tensorboard --logdir runs/logs
+    Examples:
+        >>> projector = EmbeddingProjector(recent, "logs", {b"17": "CH"})      # doctest: +SKIP
+        >>> model.fit(train_tasks, callbacks=[projector])                      # doctest: +SKIP
 
     Args:
         dataset: Batches of tasks with keys (``task_dataset(..., with_keys=True)``); embeddings are
@@ -76,6 +77,10 @@ class EmbeddingProjector(keras.callbacks.Callback):
         log_dir: Folder that TensorBoard reads; created if missing.
         labels: Task key to the label that the task is shown and coloured by; None for keys only.
         max_tasks: Maximum number of tasks; the projector shows about ten thousand points.
+
+    Raises:
+        LimamlError: The dataset has no task keys, or `max_tasks` is below 1. At the end of
+            training: the model is not a `LiMAML` model.
     """
 
     def __init__(

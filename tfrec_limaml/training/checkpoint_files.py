@@ -78,7 +78,7 @@ def newest(folder: Path) -> Checkpoint | None:
     Warns about each damaged file that it skips.
 
     Raises:
-        LimamlError: All are damaged.
+        LimamlError: All checkpoints are damaged.
     """
     damaged = []
     for path in _files(folder):

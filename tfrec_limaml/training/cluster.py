@@ -32,7 +32,7 @@ def check_cluster(text: str | None) -> None:
     """Checks the value of ``TF_CONFIG``; TensorFlow checks little of it, without a clear message.
 
     Raises:
-        LimamlError: It does not describe a cluster of workers with this process among them.
+        LimamlError: The value does not describe a cluster of workers with this process among them.
     """
     try:
         config = json.loads(text or "")

@@ -98,7 +98,7 @@ class TrainingData:
             validation: Whether validation batches are needed.
 
         Raises:
-            LimamlError: They are needed, and there are no validation rows.
+            LimamlError: `validation` is True, but there are no validation rows.
             VersionMismatchError: The identities or numbers of files of the workers differ.
         """
         workers, identity = workers or Workers(), identity or {}

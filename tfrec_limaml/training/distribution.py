@@ -130,15 +130,19 @@ class Workers(NamedTuple):
             **further: Values that may differ; JSON types.
 
         Raises:
-            VersionMismatchError: A worker differs. Raised on all workers, so that none waits for
-                it.
+            VersionMismatchError: A worker differs. All workers raise the error, so that none waits
+                for another.
         """
         messages = self.exchange({"identity": identity, **further})
         check_equal([worker["identity"] for worker in messages])
         return messages
 
     def exchange(self, message: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The messages of all workers, JSON types, in the order of the workers."""
+        """The messages of all workers, JSON types, in the order of the workers.
+
+        Raises:
+            LimamlError: The message is too long, or another worker is gone.
+        """
         own_message = {**message, "worker": self.share.worker}
         strategy = self.strategy
         if strategy is None or self.share.workers == 1:

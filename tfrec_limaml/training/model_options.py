@@ -23,15 +23,19 @@ _check = functools.partial(choices.check_choice, error=LimamlError)
 class ModelOptions:
     """Settings of a model.
 
+    Examples:
+        >>> options = ModelOptions(meta_block="mlp", inner_steps=1)
+
     Attributes:
         meta_block, global_block: Names in `tfrec_limaml.training.block_catalogue`.
-        meta_units, global_units: Widths of the hidden layers.
-        embedding_dim: Width of the meta embedding.
-        dropout: Rate in the global block.
+        meta_units, global_units: Widths of the blocks' hidden layers.
+        embedding_dim: Width ``D`` of the meta embedding.
+        dropout: Dropout rate in the global block.
         id_embeddings: Whether the global block embeds single-valued categorical features (IDs).
             None means yes, unless a history feature is keyed by an ID: then both are tried, and the
             validation tasks decide.
-        shrinkage: Training rows at which an ID's embedding is halved; ``"dot_product"`` only.
+        shrinkage: The embedding of an ID with ``n`` training rows is multiplied by ``n / (n +
+            shrinkage)``; ``"dot_product"`` only.
         projection_shrinkage: The same for the rows of IDs in the projection, by which adaptation
             distinguishes items. None means `shrinkage`; if the gain of adaptation then falls during
             training, a strong shrinkage is tried too.
@@ -39,8 +43,9 @@ class ModelOptions:
             from the task's interactions by a `SupportEncoder`; meta block ``"offset"`` only.
         adaptation: See `LiMAML`; None means ``"gauss-newton"`` for a meta block that stores offsets
             and ``"gradient"`` for others.
-        prior_precision: Initial value of the learned prior precision; ``"gauss-newton"`` only. By
-            default 1, and also 30 if the model is best with less adaptation than in training.
+        prior_precision: Initial value of the learned prior precision; ``"gauss-newton"`` only. None
+            means 1. If the chosen adaptation strength is then below 1, a model with 30 is trained
+            too, and if it is 0, one with 1000; the best one is kept.
         inner_steps: Steps in training; None means 2 Gauss-Newton steps or 3 gradient steps.
         inner_learning_rate: Inner learning rate of gradient steps.
         fine_tune_steps: Steps at evaluation and for embeddings; None means `inner_steps`.
@@ -52,6 +57,9 @@ class ModelOptions:
         joint_task: A second task definition; neither may refine the other. Both sides of a row are
             adapted; see `tfrec_limaml.training.joint`. Meta block ``"offset"`` only.
         sweeps: Number of times each side is adapted given the other; with a `joint_task` only.
+
+    Raises:
+        LimamlError: Settings contradict each other, or are out of range.
     """
 
     meta_block: str = "offset"

@@ -19,6 +19,9 @@ def warmup_cosine(
 ) -> keras.optimizers.schedules.LearningRateSchedule:
     """Rises linearly from 0 over `warmup_steps`, then falls to 0 along a cosine until step `steps`.
 
+    Source of the cosine: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm
+    Restarts", ICLR 2017.
+
     Args:
         learning_rate: The peak.
         steps: Outer steps of the whole training.
@@ -40,7 +43,10 @@ def warmup_cosine(
 
 
 def make_optimizer(options: TrainOptions, steps: int) -> keras.optimizers.Optimizer:
-    """AdamW over `steps` batches, with the options' schedule, decay and averaging."""
+    """AdamW over `steps` batches, with the options' schedule, weight decay and averaging.
+
+    The gradient's global norm is clipped at 1.
+    """
     rate: Any = options.learning_rate
     if options.decay:
         warmup = min(options.warmup_steps, steps // 4)

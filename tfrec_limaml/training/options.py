@@ -27,6 +27,9 @@ MIN_BATCHES, MAX_EPOCHS = 400, 50
 class TrainOptions:
     """How a model is trained.
 
+    Examples:
+        >>> options = TrainOptions(model=ModelOptions(prior="encoder"), epochs=4)
+
     Attributes:
         algorithm: ``"limaml"``, or a baseline: ``"vanilla"`` or ``"maml"``.
         model: Settings of the model.
@@ -36,11 +39,11 @@ class TrainOptions:
         batch_size: Tasks per batch; None to choose it by `batch_rows`.
         batch_rows: Approximate number of training rows per batch; a task counts as at least 8.
         learning_rate: Peak of the outer learning rate.
-        weight_decay: AdamW's, relative to the learning rate. It excludes biases, the prior and
-            inner learning rates.
+        weight_decay: Weight decay of AdamW: a step multiplies weights by ``1 - weight_decay *
+            learning rate``. Biases, the prior precision and inner learning rates do not decay.
         warmup_steps: Batches over which the learning rate rises from 0, at most a quarter of all;
             only with `decay`.
-        decay: Whether the learning rate falls to 0 along a cosine; else it is constant.
+        decay: Whether the learning rate falls to 0 along a cosine; otherwise it is constant.
         average_weights: Momentum of the moving average of the weights, which is evaluated and
             saved; 0 for none.
         support_fraction: Share of a training task's samples that form the support set, or a range
@@ -51,6 +54,9 @@ class TrainOptions:
         max_samples: Maximum number of support samples per task, the most recent ones; None for all.
         choose_strength: Choose the adaptation strength on the validation tasks after training.
         seed: Seed of weights, shuffling, dropout and random splits.
+
+    Raises:
+        LimamlError: Settings contradict each other, or are out of range.
     """
 
     algorithm: Algorithm = "limaml"

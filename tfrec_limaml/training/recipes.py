@@ -28,8 +28,8 @@ from tfrec_limaml.training.model_options import ModelOptions
 def configure_tensorflow() -> None:
     """Switches off TensorFlow's remapping of graphs and its warnings, in the whole process.
 
-    Remapping fails on these graphs with errors on stderr. The warnings are about retracing:
-    functions are traced once per setting.
+    Remapping fails on these graphs and writes errors to stderr. The warnings are about retracing,
+    which is intended: functions are traced once per setting.
     """
     tf.get_logger().setLevel("ERROR")
     tf.config.optimizer.set_experimental_options({"remapping": False})
@@ -70,7 +70,11 @@ def load_encoder(
 
 
 def split_pattern(tasks: str | Path, definition: str | None, split: str, schema: Schema) -> str:
-    """File pattern of one split of one task definition."""
+    """File pattern of one split of one task definition.
+
+    Raises:
+        LimamlError: `split` is not the name of a split.
+    """
     if split not in SPLITS and not split.startswith(f"{EPISODE}-"):
         raise LimamlError(f"split must be one of {list(SPLITS)}, received {split!r}")
     schema.task_columns(definition)
@@ -88,7 +92,7 @@ def split_files(
     """The files of one split of one task definition, sorted.
 
     Raises:
-        LimamlError: There are none, unless `missing_ok`.
+        LimamlError: There is no such file, unless `missing_ok`.
     """
     files = sorted(glob.glob(split_pattern(tasks, definition, split, schema)))
     if not files and not missing_ok:

@@ -29,15 +29,15 @@ def choose_adaptation_strength(
 ) -> dict[str, Any]:
     """Sets `model.adaptation_strength` to the strength with the best validation AUC.
 
-    The strength of training, 1, is kept unless another one is better by more than a standard error
-    of the paired difference (clustered by task), or not adapting at all is better: then the best
-    one is chosen. If the 95 % interval of its gain over not adapting contains zero and ends below
-    `SMALL_GAIN`, tasks are not adapted: such a gain may be chance, and later rows differ from the
-    validation rows.
+    The strength of training, 1, is kept, except in two cases: the best strength is better by more
+    than a standard error of the paired difference (clustered by task), or strength 0 is better than
+    1. The best strength is then chosen. If the 95 % interval of the chosen strength's gain over not
+    adapting contains zero and ends below `SMALL_GAIN`, tasks are not adapted: such a gain may be
+    chance, and later rows differ from the validation rows.
 
     Args:
         model: A trained model for binary labels.
-        validation: Tasks with keys (``task_dataset(..., with_keys=True)``).
+        validation: Batches of tasks with keys (``task_dataset(..., with_keys=True)``).
         strengths: Candidates; 1 is always added.
         changed: Called after the model's strength has been set to a candidate; see
             `rows_by_strength`.

@@ -13,8 +13,8 @@ from tfrec_limaml.training.trained import Trained
 #: Training rows at which an ID's row in the projection is halved, if the projection overfits with
 #: the usual shrinkage.
 STRONG_SHRINKAGE = 3000.0
-#: Initial prior precisions that are tried where less adaptation than in training is better, and
-#: where none is.
+#: Initial prior precisions that are tried if the chosen adaptation strength is below 1, and if it
+#: is 0.
 LARGE_PRECISION, LARGEST_PRECISION = 30.0, 1000.0
 #: These, with the chosen strengths for which they are needed, and the folders of their checkpoints.
 _PRECISIONS: tuple[tuple[float, Callable[[float], bool], str], ...] = (
@@ -66,16 +66,16 @@ def best_as_served(
 ) -> Model:
     """Trains models with larger prior precisions while the best one adapts tasks too much.
 
-    A chosen adaptation strength below that of training says so: the shared weights left to the
-    offsets what these cannot know of new rows. A second model begins with `LARGE_PRECISION`. If
-    the best of the two is not adapted at all, a third one begins with `LARGEST_PRECISION`, with
-    which tasks hardly adapt in training either. The model with the best validation AUC as served is
-    kept, with the scores of all.
+    A chosen adaptation strength below 1, that of training, is the sign: the shared weights were
+    trained together with offsets that were too large. A second model then begins with
+    `LARGE_PRECISION`. If the better of the two is not adapted at all, a third one begins with
+    `LARGEST_PRECISION`, with which tasks hardly adapt in training either. The model with the best
+    validation AUC as served is kept, with the scores of all.
 
     Args:
         train: Trains a model and chooses its adaptation strength.
         options: The options; if `prior_precision` is set, one model is trained.
-        checkpoints: Of the first model; those of the others are in folders within.
+        checkpoints: Checkpoints of the first model; those of the others are in subfolders.
         agree: Returns the first worker's value, so that all workers train the same models.
     """
     best = train(options, checkpoints)

@@ -63,7 +63,7 @@ class _SplitByKey(beam.DoFn):
 class _Compute(beam.DoFn):
     """All rows of some keys -> (partition, packed values by row).
 
-    The keys' values frozen at the split are the tagged output ``online``.
+    The tagged output ``online`` has the keys' values, frozen at the split.
     """
 
     def __init__(self, schema: Schema, settings: TaskSettings, shuffle: Shuffle) -> None:

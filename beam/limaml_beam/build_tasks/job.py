@@ -45,7 +45,7 @@ def build_tasks(
     The next run to the same local output removes the files of a killed run.
 
     Args:
-        schema: The columns.
+        schema: Schema of the interactions and feature tables.
         inputs: The files of interactions and feature tables.
         output: Folder to create, local or on any Beam filesystem.
         settings: Definitions, dates, numbers of rows and shards.

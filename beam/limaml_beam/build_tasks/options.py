@@ -17,7 +17,7 @@ class PrepareOptions:
 
     Paths may be strings or `pathlib.Path`s.
 
-    Example:
+    Examples:
         >>> options = PrepareOptions(raw="raw", tasks=["user"])           # doctest: +SKIP
         >>> card = prepare(options, "tasks")                              # doctest: +SKIP
 
@@ -34,10 +34,11 @@ class PrepareOptions:
         quotes: Whether cells of text files may be in quotation marks.
         all_partitions: Open partitions of days outside the dates too.
         tasks: Task definitions; empty for all of the schema.
-        max_samples: Most recent support rows per task.
-        max_query: Most recent query rows per task.
-        episodes: Support/query splits of each training task whose query rows' history features are
-            frozen at the split; None for 8 with a split within tasks and history features, else 0.
+        max_samples: Maximum number of support rows per task; the most recent rows are kept.
+        max_query: Maximum number of query rows per task; the most recent rows are kept.
+        episodes: Number of episodes: further support/query splits of each training task, with
+            history features frozen at the split (see `limaml_beam.build_tasks.episodes`). None
+            means 8 for a schema with history features and a split within tasks, otherwise 0.
         train_start, validation_start, test_start, test_end: ISO 8601 dates; None for those of the
             schema's split.
         split_per_task: Shares of each task's own rows, in time order, that are train, validation

@@ -53,7 +53,7 @@ class ReadInteractions(beam.PTransform):
     for the data card.
 
     Args:
-        schema: The columns.
+        schema: Schema of the interactions and feature tables.
         settings: The settings of the run.
         inputs: The files of interactions and feature tables.
         shuffle: How blocks are packed for shuffles.
@@ -118,7 +118,7 @@ class WriteTasks(beam.PTransform):
     Returns a collection of ``(definition, counted record sizes by split)``, one for each shard.
 
     Args:
-        schema: The columns.
+        schema: Schema of the interactions and feature tables.
         settings: The settings of the run.
         tables: The files of each feature table.
         directory: Folder to write into.
@@ -168,8 +168,8 @@ def construct(
     """Adds the transforms of task building to a Beam pipeline.
 
     Args:
-        pipeline: The Beam pipeline.
-        schema: The columns.
+        pipeline: The Beam pipeline to add to.
+        schema: Schema of the interactions and feature tables.
         settings: Definitions, dates, numbers of rows and shards.
         inputs: The files of interactions and feature tables.
         directory: Folder that all files are written below.

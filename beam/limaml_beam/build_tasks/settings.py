@@ -28,8 +28,8 @@ class TaskSettings:
             date, milliseconds: that of the validation rows.
         recent_only: Write only ``recent`` records (a daily job without evaluation rows).
         window: Length of the window that support rows may come from, milliseconds.
-        max_samples: Most recent support rows kept per task.
-        max_query: Most recent query rows kept per task.
+        max_samples: Maximum number of support rows per task; the most recent rows are kept.
+        max_query: Maximum number of query rows per task; the most recent rows are kept.
         shards: Output files per split; also the number of groups of tasks.
         partitions: Number of groups of rows for the removal of duplicates and for history features.
         batch_rows: Rows per block as read.
@@ -38,8 +38,8 @@ class TaskSettings:
         split_definition: The task definition whose rows `task_shares` divides.
         episodes: Support/query splits that are written of each training task; see
             `limaml_beam.build_tasks.episodes`.
-        prior: Mean label that history rates are smoothed towards; None for that of this run's
-            training rows.
+        prior: Mean label that history rates are smoothed towards; None for the mean label of this
+            run's training rows.
         erased: Digests of erased task keys, whose rows are left out.
         keep_rows: Write the rows of recent records beside them; see `kept_rows`.
     """

@@ -36,7 +36,11 @@ def moments(values: npt.NDArray[Any], normalise: str) -> Moments:
 
 
 def add_moments(a: Moments, b: Moments) -> Moments:
-    """Moments of the union of two samples (Chan, Golub and LeVeque's pairwise update)."""
+    """Moments of the union of two samples.
+
+    Source: Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing
+    Sample Variances", 1979.
+    """
     count = a[0] + b[0]
     delta = b[1] - a[1]
     return count, a[1] + delta * (b[0] / count), a[2] + b[2] + delta**2 * (a[0] * b[0] / count)

@@ -34,7 +34,7 @@ def split_tasks(
         tasks: Number of each row's task ``[N]``.
         times: Milliseconds ``[N]``.
         order: Orders rows of one task and time ``[N]``.
-        shares: Of train, validation and test rows; sum to 1.
+        shares: Shares of train, validation and test rows; their sum is 1.
 
     Returns:
         0 for train, 1 for validation and 2 for test rows ``[N]``; and a train row's own time, or

@@ -45,7 +45,7 @@ def task_records(path: str, erased: ErasedKeys, write: bool) -> int | None:
     Counts removed records, and records of other tasks that lose rows which name a key.
 
     Raises:
-        LimamlError: A later record is no task record.
+        LimamlError: A later record is not a task record.
     """
     count = 0
     for index, record in enumerate(read_records(path)):

@@ -63,7 +63,7 @@ def adapt_with(
         adapter: ``adapter/<version>`` on any Beam filesystem; workers load it from there, once per
             process.
         embedding_dim: Width ``D``, from the manifest.
-        intra_op_threads: TensorFlow threads for one operation; 0 leaves it to TensorFlow.
+        intra_op_threads: TensorFlow threads for one operation; 0 lets TensorFlow choose.
         with_variance: Call the signature that gives posterior variances too.
         turn_inputs: For a model of two definitions: the side of the tasks, and the known offsets of
             the other side.

@@ -53,10 +53,10 @@ def read_schema(tasks: str) -> Schema:
 
 
 def task_files(tasks: str, definition: str) -> list[str]:
-    """Files of the records that embeddings are computed from.
+    """Files of the recent records of a task definition, on which the embedding job adapts.
 
     Raises:
-        LimamlError: There are none.
+        LimamlError: There is no such file.
     """
     folder = files.join(tasks, definition)
     paths = files.matching(folder, shard_pattern(RECENT))

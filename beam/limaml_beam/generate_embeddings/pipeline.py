@@ -28,7 +28,7 @@ class EmbeddingJob(EmbedOptions):
 
     Paths may be local or on any Beam filesystem; strings or `pathlib.Path`s.
 
-    Example:
+    Examples:
         >>> job = EmbeddingJob(tasks="tasks", adapter=newest_adapter("export"), output="embeddings",
         ...     generation="20221122T035400Z", workers=4)                 # doctest: +SKIP
         >>> report = generate(job)                                        # doctest: +SKIP

@@ -108,7 +108,7 @@ class ReadBatches(beam.DoFn):  # type: ignore[misc]
     `COUNTS`.
 
     Args:
-        batch_size: Most records in one batch.
+        batch_size: Maximum number of records in one batch.
         load_previous: Loads the digests of the previous generation, or None for a full run. Called
             once per process.
     """

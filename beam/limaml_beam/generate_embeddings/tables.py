@@ -148,7 +148,7 @@ def read_batches(
     """Record batches of some columns (all of them without `columns`) of several Parquet files.
 
     Raises:
-        LimamlError: A file cannot be read, or is no Parquet file; the message names it.
+        LimamlError: A file cannot be read, or is not a Parquet file; the message names it.
     """
     for path in paths:
         with _open_parquet(path) as parquet:

@@ -33,7 +33,7 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
     `COUNTS`.
 
     Args:
-        manifest: The adapter's.
+        manifest: The manifest of the adapter.
         generation: Name of the run.
         definition: The records' task definition; the manifest's by default.
     """

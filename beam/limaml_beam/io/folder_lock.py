@@ -99,7 +99,7 @@ def _is_taken(file: TextIO) -> bool:
 def is_held(work: Path, lock: Lock) -> bool:
     """Whether a process holds a lock of the folder.
 
-    Holds it for an instant itself, which `exclusive` waits for.
+    The check itself takes the lock for an instant; `exclusive` waits for its end.
     """
     try:
         with (work / lock.file).open() as file:

@@ -46,10 +46,10 @@ def note(**facts: Any) -> None:
 def reported(
     command: str, paths: Sequence[str], metrics: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Writes the report of the block to every path when it ends, even by an error.
+    """Writes the report of the block to every path when the block ends, even by an error.
 
-    Its metrics go to the file `metrics`. Writes nothing if neither is given. Each file is tried,
-    also if another one cannot be written.
+    The report's metrics go to the file `metrics`. Nothing is written if neither is given. If a file
+    cannot be written, the others are still tried.
 
     Yields:
         The report. Entries that the block adds to it are in the file.

@@ -142,7 +142,7 @@ def _date_text(time: int) -> str:
 
 
 def format_of(path: str) -> str:
-    """``"parquet"``, ``"csv"`` or ``"tfrecord"`` from a file name.
+    """``"parquet"``, ``"csv"`` or ``"tfrecord"``; raises `SourceError` for other file names.
 
     Upper and lower case are equal, and sharded names (``x.tfrecord-00000-of-00002``) count too.
     """
@@ -254,7 +254,7 @@ def column_types(
     `carry` is that of `read_part`.
 
     Raises:
-        SourceError: It cannot be read, or lacks a column.
+        SourceError: The file cannot be read, or lacks a column.
     """
     rows = next(read_part((source.files[0], None), columns, 1, source.text, carry), None)
     return {} if rows is None else {field.name: field.type for field in rows.table.schema}

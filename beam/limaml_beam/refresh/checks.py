@@ -21,6 +21,9 @@ class Check:
     """One measured value and its limits.
 
     Attributes:
+        name: Name of the check in messages and results.
+        value: The measured value.
+        minimum, maximum: The limits, both allowed.
         detail: What was counted, for messages.
         remedy: What to do if the value is outside of the limits.
         options: The options that set the minimum and the maximum; empty for a fixed limit.
@@ -75,9 +78,9 @@ def check_run(
 
     Args:
         folder: Output of the run.
-        report: Its report, with ``statistics`` from `describe`.
-        previous: Output of the published run, if there is one.
-        reference: Its report.
+        report: Report of the run, with ``statistics`` from `describe`.
+        previous: Output of the published run; None if there is none.
+        reference: Report of the published run.
         limits: The thresholds.
 
     Returns:

@@ -20,8 +20,8 @@ def lost(
     """The days that lost at least half of the rows that they had in the published run.
 
     Args:
-        quality: Of today's input; see `limaml_beam.build_tasks.quality.describe`.
-        reference: Of the published run's input.
+        quality: Quality of today's input; see `limaml_beam.build_tasks.quality.describe`.
+        reference: Quality of the published run's input.
         window: Start and end of today's window, milliseconds. Days that are only partly in it do
             not count: their rows may have left it.
     """

@@ -28,9 +28,9 @@ def check_input(
     """Compares the input of task records with earlier input.
 
     Args:
-        quality: Of today's input: ``quality`` of the data card.
-        trained: Of the model's training data; empty if unknown.
-        reference: Of the published run's input; empty if there is none.
+        quality: Quality of today's input: ``quality`` of the data card.
+        trained: Quality of the model's training data; empty if unknown.
+        reference: Quality of the published run's input; empty if there is none.
         limits: The thresholds.
         window: Start and end of today's window, milliseconds.
 

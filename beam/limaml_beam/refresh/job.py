@@ -1,6 +1,6 @@
 """The daily job: build task records, adapt the changed tasks, check, publish or refuse.
 
-The state is in one local work folder, because its lock works on one machine only::
+The state is in one local work folder, because its lock works on one machine only:
 
     <work>/refresh.lock              held while a refresh runs, and free once its process ends
     <work>/tasks/                    task records of the last run that passed its checks

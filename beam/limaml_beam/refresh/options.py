@@ -33,7 +33,8 @@ class Thresholds:
             length; same model.
         min_loss_improvement: Share by which adaptation lowers the mean loss on the tasks' own rows.
         max_filled_increase: Increase of the share of rows in which a feature is filled, over the
-            model's training data; also of the share of the feature's unreadable values on one day.
+            model's training data. The share of the feature's unreadable values on one day has the
+            same limit.
         max_unknown_increase: Increase of the share of rows whose key a table lacks, over the
             training data.
         max_age_increase_days: Increase of the newest row's age in days, over the least age in the
@@ -80,7 +81,7 @@ class Thresholds:
 class Refresh:
     """Settings of one refresh.
 
-    Example:
+    Examples:
         >>> settings = Refresh(work=Path("work"), adapter=newest_adapter("export"), store=store,
         ...     prepare=PrepareOptions(raw="raw", window_days=28.0))      # doctest: +SKIP
         >>> with session(settings.work):                                  # doctest: +SKIP

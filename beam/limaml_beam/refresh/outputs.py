@@ -140,8 +140,8 @@ def check_work(outputs: Path, store: EmbeddingStore, version: int) -> list[str]:
         version: The model version of this run.
 
     Returns:
-        Warnings: the work folder is another model version's, or the store lost its generations, or
-        the newest one that was published from here.
+        Warnings that the work folder is another model version's, or that the store has lost its
+        generations or the newest one that was published from here.
     """
     versions = {}
     for folder in sorted(outputs.glob("*"), reverse=True):

@@ -24,7 +24,7 @@ def warnings(quality: Mapping[str, Any], schema: Schema) -> list[str]:
     """One line for each feature with unreadable values.
 
     Args:
-        quality: Of today's input; see `limaml_beam.build_tasks.quality.describe`.
+        quality: Quality of today's input; see `limaml_beam.build_tasks.quality.describe`.
         schema: The columns.
     """
     values = {feature.name: feature.default_value for feature in schema.features}
@@ -54,9 +54,9 @@ def check(
     cannot be read is refused on its first day.
 
     Args:
-        quality: Of today's input.
-        reference: Of the published run's input. Of one that did not describe its unreadable values,
-            all days are accepted; without the rows of its days, nothing is checked.
+        quality: Quality of today's input.
+        reference: Quality of the published run's input. If that run did not describe its unreadable
+            values, all of its days are accepted; without the rows of its days, nothing is checked.
         allowed: By feature, the largest share, and the option that sets it.
         window: Start and end of today's window, milliseconds.
     """

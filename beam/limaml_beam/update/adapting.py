@@ -44,9 +44,9 @@ class AdaptedTasks:
     """Results of the updated tasks.
 
     Attributes:
-        tables: Their embeddings.
+        tables: Embeddings of the tasks.
         letters: Records that the adapter refuses, as JSON lines.
-        turns: With two definitions, their offsets of each earlier turn, by key in a store.
+        turns: With two definitions, the tasks' offsets of each earlier turn, by key in a store.
     """
 
     tables: list[pa.Table] = dataclasses.field(default_factory=list)
@@ -59,8 +59,8 @@ class TaskAdapter:
 
     Args:
         adapter: ``adapter/<version>``.
-        manifest: Its manifest.
-        digest: The manifest's digest.
+        manifest: The manifest of the adapter.
+        digest: The digest of the manifest.
     """
 
     def __init__(self, adapter: str, manifest: Manifest, digest: str) -> None:
@@ -68,10 +68,11 @@ class TaskAdapter:
         self._model: Any = None
 
     def load(self) -> None:
-        """Loads the model, which the first call of `adapt` does otherwise.
+        """Loads the model; otherwise the first call of `adapt` loads it.
 
         Raises:
-            OtherModelError: Another export is in its place since the manifest was read.
+            OtherModelError: Another export has taken the adapter's place since the manifest was
+                read.
         """
         if self._model is None:
             model = load_model(self._path, [_SERVING_TAG], 0)

@@ -1,7 +1,7 @@
 """``limaml update``: new interactions change the embeddings of their members within seconds.
 
 Only the affected tasks are read, adapted and upserted. State, in the work folder of `limaml
-refresh`::
+refresh`:
 
     <work>/update.lock               held by one updater, until its process ends
     <work>/tasks/update.json         how the last refresh built its records
@@ -90,7 +90,7 @@ class Update:
 class Updater:
     """Updates one work folder and store. The model is loaded once for all calls.
 
-    Example:
+    Examples:
         >>> updater = Updater(Update(work=Path("work"), store=store))     # doctest: +SKIP
         >>> with exclusive(Path("work"), UPDATE):                         # doctest: +SKIP
         ...     result = updater.update(["new/clicks.parquet"])
@@ -201,9 +201,9 @@ class Updater:
         """The current generation of the store.
 
         Raises:
-            OtherModelError: It was made by another model than this updater's.
-            NotCurrentError: The records are not those that it was made of, nor those of the one
-                that a refresh is about to publish.
+            OtherModelError: The generation was made by another model than this updater's.
+            NotCurrentError: The generation was not made of the records of the work folder, and no
+                refresh is about to publish one that was.
         """
         work, store = self._settings.work, self._settings.store
         version = self._manifest.model_version

@@ -31,7 +31,7 @@ class KafkaStream:
         update: The updater's settings.
         group: Consumer group; a stream starts at its committed offsets, a new group at the oldest
             message.
-        batch_messages: Most messages of one micro-batch.
+        batch_messages: Maximum number of messages in one micro-batch.
         batch_seconds: A micro-batch waits this long after its first message for more; a member who
             clicks several times meanwhile is adapted once.
         idle_seconds: Ends after this time at the end of the topic without a message; None to run

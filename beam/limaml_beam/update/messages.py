@@ -24,8 +24,8 @@ class Message:
     """A message of a topic.
 
     Attributes:
-        source: Its origin: topic, partition and offset.
-        value: Its bytes; None for a message without a value.
+        source: Origin of the message: topic, partition and offset.
+        value: Bytes of the message; None for a message without a value.
     """
 
     source: str

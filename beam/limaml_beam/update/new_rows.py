@@ -55,7 +55,7 @@ class NewRows:
         letters: Dead letters, JSON lines.
         unread: Files that could not be read.
         due: Tasks that lost rows which left the window.
-        counts: Of the rows read, by name; see `validate`.
+        counts: Counts of the rows read, by name; see `validate`.
         unreadable: Descriptions of unreadable values, from `unreadable_values`.
     """
 
@@ -99,7 +99,8 @@ def read_new(inputs: Inputs, schema: Schema, settings: TaskSettings, tasks: Path
     """Reads new interactions.
 
     Args:
-        inputs: Their files, which may lack passthrough columns, and those of the feature tables.
+        inputs: Files of the interactions, which may lack passthrough columns, and of the feature
+            tables.
         schema: The columns.
         settings: Dates and the task definitions; rows at or after ``settings.last`` are dead
             letters.

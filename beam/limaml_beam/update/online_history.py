@@ -27,7 +27,7 @@ def add_history(block: pa.Table, schema: Schema, settings: TaskSettings, folder:
     Args:
         block: Rows with their key columns.
         schema: The columns.
-        settings: Of the update; ``settings.prior`` is the rate of an unknown key.
+        settings: Settings of the update; ``settings.prior`` is the rate of an unknown key.
         folder: ``<tasks>/history``.
     """
     values_by_name: dict[str, Any] = {}

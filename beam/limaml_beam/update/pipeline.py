@@ -61,7 +61,7 @@ class KafkaPipeline:
         store: Address of the store.
         update: Further settings of the updater, by name; its work folder must be visible to all
             workers.
-        batch_messages: Most messages of one micro-batch.
+        batch_messages: Maximum number of messages in one micro-batch.
         batch_seconds: How long a member's messages wait after the first one for more, and then the
             batch for other members.
         expansion_service: ``HOST:PORT`` of a running one; None lets Beam start its own.

@@ -23,10 +23,10 @@ class Plan:
     """How the records of a work folder were built.
 
     Attributes:
-        adapter: ``adapter/<version>`` that adapted them.
-        options: Their input and settings.
-        generation: The generation that was made of them.
-        replaced: The generation that was current before it; empty if there was none.
+        adapter: ``adapter/<version>``, which adapted the tasks.
+        options: Input and settings of the records.
+        generation: The generation that was made of the records.
+        replaced: The generation that was current before; empty if there was none.
     """
 
     adapter: str

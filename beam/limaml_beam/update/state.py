@@ -106,7 +106,7 @@ class UpdateState:
             tables: Rows sorted by task, by the prefix of their definition's keys in a store.
             window_start: The tasks were adapted to rows from this time on. Tasks due before it are
                 not due any more.
-            turns: Their offsets of each earlier turn, by key in a store.
+            turns: Offsets of the tasks in each earlier turn, by key in a store.
         """
         try:
             with self._environment.begin(write=True) as transaction:

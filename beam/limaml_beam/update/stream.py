@@ -47,8 +47,9 @@ class Stream:
             read.
         update: The updater's settings.
         poll_seconds: Time between two checks of the folder.
-        files_per_update: Most files of one micro-batch.
-        idle_seconds: Ends after this time without a new file; None to run until stopped.
+        files_per_update: Maximum number of files in one micro-batch.
+        idle_seconds: Seconds without a new file after which the stream ends; None to run until
+            stopped.
     """
 
     folder: Path

@@ -26,7 +26,7 @@ class TurnOffsets:
 
     Args:
         work: The work folder.
-        manifest: The model's.
+        manifest: The manifest of the model.
         store: The store.
         state: The state of updates.
         erased: Digests of the erased keys.

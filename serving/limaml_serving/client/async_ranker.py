@@ -29,7 +29,15 @@ from tfrec_limaml.errors import LimamlError, StoreError
 class AsyncRanker(RankerBase):
     """`limaml_serving.Ranker` for asyncio: the same arguments, results, errors and counters.
 
-    Create it inside the running event loop.
+    Create it in a coroutine, and use it in the same event loop.
+
+    Examples:
+        >>> ranker = AsyncRanker("127.0.0.1:8500", store, manifest="export")  # doctest: +SKIP
+        >>> ranked = await ranker.rank(member, candidates, top=2)             # doctest: +SKIP
+        >>> await ranker.close()                                              # doctest: +SKIP
+
+    Raises:
+        LimamlError: No event loop is running; or as `limaml_serving.Ranker`.
     """
 
     _grpc = grpc.aio

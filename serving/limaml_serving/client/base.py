@@ -78,7 +78,7 @@ class RankerBase:
 
     @property
     def counters(self) -> Counters:
-        """The counters."""
+        """Counts of requests, candidates and faults since the client was made."""
         return self._protocol.counters
 
     def _closed_error(self) -> ServingError:

@@ -72,6 +72,9 @@ def channel_options(
         retries: Further attempts after the first; 0 to 4 (gRPC allows five attempts).
         tls: TLS settings.
         extra: Options that override the ones made here.
+
+    Raises:
+        LimamlError: `retries` is out of range, or `tls` is not a `Tls`.
     """
     if not isinstance(retries, int) or not 0 <= retries <= 4:
         raise LimamlError(

@@ -16,12 +16,13 @@ class Counters:
         requests: Calls of ``rank`` and entries of ``rank_many``.
         candidates: Candidates scored.
         adapted: Candidates scored with a meta embedding.
-        missing: Candidates scored without one for any other reason: the store does not have the key
-            or failed, the embedding is damaged, or none of the model version is published.
+        missing: Candidates scored without a meta embedding, other than `anonymous` ones: the store
+            does not have the key or failed, the embedding is damaged, or the store has no published
+            embeddings of the model version.
         damaged: Stored embeddings that failed a check (checksum, width, not finite) and were not
             used; their candidates count as `missing`.
-        anonymous: Candidates scored without one because a key column was given as ``None``, or as a
-            value that cannot be a key.
+        anonymous: Candidates scored without a meta embedding because a key column was given as
+            ``None``, or as a value that cannot be a key.
         store_errors: Look-ups that failed, or were left out because the last five had failed; their
             candidates were scored without embeddings.
         version_mismatches: Requests without published embeddings of the serving model version.
@@ -63,16 +64,19 @@ class Counters:
 
 
 class PrometheusCounters:
-    """A collector: ``prometheus_client.REGISTRY.register(PrometheusCounters(ranker.counters))``.
+    """A Prometheus collector of the counters of one client, or of several.
 
-    Every counter appears as ``limaml_ranker_<name>_total``. A process with several clients
-    registers one collector of all of them: ``PrometheusCounters({"home": home.counters, "mail":
-    mail.counters})`` gives each sample the label ``client``. Prometheus' library
-    refuses a second collector in one registry (``ValueError``), because names would occur twice.
+    Every counter appears as ``limaml_ranker_<name>_total``. With several clients, each sample has
+    the label ``client``. A registry takes one such collector only: a second one would repeat the
+    names, and Prometheus' library raises `ValueError`.
+
+    Examples:
+        >>> REGISTRY = prometheus_client.REGISTRY                          # doctest: +SKIP
+        >>> REGISTRY.register(PrometheusCounters(ranker.counters))         # doctest: +SKIP
 
     Args:
-        counters: Those of a client, or of several by name; clients may be added to the mapping
-            later.
+        counters: The counters of a client, or a mapping from names to the counters of several
+            clients. Clients may be added to the mapping later.
     """
 
     def __init__(self, counters: Counters | Mapping[str, Counters]) -> None:

@@ -60,7 +60,16 @@ _COUNTER_OF_CODE = {
 
 
 class RankingProtocol:
-    """See the module's docstring; the arguments are those of `limaml_serving.Ranker`."""
+    """The order of a ranking's calls; see the module's docstring.
+
+    Args:
+        known: The model versions whose manifests the client has.
+        lock: Chooses the version to ask for.
+        model_name, timeout, on_version_mismatch, signature: See `limaml_serving.Ranker`.
+
+    Raises:
+        LimamlError: An argument is out of range.
+    """
 
     def __init__(
         self,
@@ -93,7 +102,7 @@ class RankingProtocol:
         self._faults = StoreFaults(self.counters, on_version_mismatch == "raise")
 
     def rank(self, requests: Sequence[Request], top: int | None, timeout: float | None) -> Steps:
-        """Ranks each request's candidates; see `limaml_serving.Ranker.rank_many`."""
+        """Ranks each request's candidates; see `Ranker.rank_many`, also for the errors."""
         if top is not None and (
             isinstance(top, bool) or not isinstance(top, numbers.Integral) or top < 1
         ):

@@ -30,20 +30,27 @@ class Ranker(RankerBase, Closing):
     One object serves a whole process: it is safe to share between threads. Create it after forking,
     not before.
 
+    Examples:
+        >>> ranker = Ranker("127.0.0.1:8500", store, manifest="export")   # doctest: +SKIP
+        >>> member = {"user_id": 7, "age": 41.0}                          # doctest: +SKIP
+        >>> candidates = {"item": ["a", "b", "c"]}                        # doctest: +SKIP
+        >>> ranked = ranker.rank(member, candidates, top=2)               # doctest: +SKIP
+        >>> ranked.order, ranked.probability                              # doctest: +SKIP
+
     Args:
-        target: ``host:port``, or any gRPC target such as ``dns:///ranker.svc:8500`` (spread over
-            all addresses).
-        store: Where meta embeddings are looked up; the caller closes it. A look-up of a store
-            that may block (Redis) may take half of the time left; a slower one counts as failed,
-            and the candidates are scored without embeddings. `Ranker` sets no limit for a store
-            with a true attribute ``local`` (LMDB), `AsyncRanker` for every store.
+        target: ``host:port``, or any gRPC target. Calls to ``dns:///ranker.svc:8500`` are spread
+            over all addresses of the name.
+        store: Where meta embeddings are looked up; the caller closes it. A look-up may take half of
+            the time left. A slower look-up counts as failed, and the candidates are scored without
+            embeddings. `Ranker` (but not `AsyncRanker`) sets no limit for a store that does not
+            block, such as LMDB, which has a true attribute ``local``.
         manifest: The ranker's manifest, its file, or a folder to read it from: ``EXPORT``,
             ``EXPORT/ranker`` or one version of it. Given a folder of versions, the client can
             follow the server through a roll-out.
         model_name: The model's name on the server.
-        version: Always this version.
-        version_label: The version behind this label, for example ``"stable"``. Without `version`
-            and label, the server's newest.
+        version: The model version to ask for, always the same one.
+        version_label: Ask for the version that the server gives this label, for example
+            ``"stable"``. Without `version` and label, the client asks for the server's newest.
         timeout: Seconds for a whole call, retries included.
         retries: Further attempts, with back-off, after ``UNAVAILABLE`` and ``RESOURCE_EXHAUSTED``
             only; 0 to 4.
@@ -51,7 +58,8 @@ class Ranker(RankerBase, Closing):
             ``"unadapted"`` scores without embeddings, ``"raise"`` raises `VersionMismatchError`.
         signature: ``"rank"`` sends the member's columns once; ``"serving_default"`` repeats them
             for every candidate, which a server with ``--enable_batching`` requires.
-        refresh_seconds: Time after which a label (or the newest version) is resolved again.
+        refresh_seconds: Seconds after which the client asks again which version the label, or the
+            newest version, is.
         tls: TLS settings; ``None`` for an unencrypted connection.
         options: Further gRPC channel options.
 
@@ -78,15 +86,15 @@ class Ranker(RankerBase, Closing):
             candidates: Columns by name, N values each (arrays or lists), or a pandas DataFrame; or
                 one mapping per candidate. A key column may vary by candidate; the embeddings are
                 then looked up for each key. Names unknown to the model are ignored.
-            top: Return the best `top` only.
-            timeout: Seconds for this call instead of the client's own.
+            top: Number of candidates to return; None for all.
+            timeout: Seconds for this call; None for the client's `timeout`.
 
         Returns:
             The candidates, best first.
 
         Raises:
             RequestError: Member or candidates do not fit the schema, `top` is not a whole number of
-                at least 1, or `timeout` is no finite number; nothing was sent.
+                at least 1, or `timeout` is not a finite number. Nothing was sent.
             ServingError: The server did not answer with scores; its ``code`` says why.
             VersionMismatchError: As configured by `on_version_mismatch`; and always when another
                 version than the one asked for answers.
@@ -106,12 +114,15 @@ class Ranker(RankerBase, Closing):
     def wait_for_server(self, timeout: float) -> None:
         """Returns once the server can be reached.
 
-        Calls work without it: their retries cover a short absence of the server.
+        `rank` does not need it: its retries cover a short absence of the server.
+
+        Args:
+            timeout: Seconds to wait at most.
 
         Raises:
-            RequestError: `timeout` is no finite number.
-            ServingError: UNAVAILABLE: not reached in `timeout` seconds. CANCELLED: the client is
-                closed.
+            RequestError: `timeout` is not a finite number.
+            ServingError: Code UNAVAILABLE: the server was not reached in `timeout` seconds. Code
+                CANCELLED: the client is closed.
         """
         if self._closed:
             raise self._closed_error()

@@ -24,14 +24,13 @@ class Ranked:
     """Scored candidates, best first; every array has one entry per candidate returned.
 
     Attributes:
-        order: Positions in the candidates given, by decreasing logit or prediction (equal ones keep
-            their order; NaN comes last).
+        order: Positions in the given candidates, by decreasing logit or prediction. Candidates with
+            equal values keep their order; NaN comes last.
         probability: float32; NaN if the model predicts no probability.
         logit: float32; it still orders candidates whose probability rounds to 1. NaN if the model
             predicts no probability.
         prediction: float32; the probability, or the output of a model that was trained with a
-            regression loss, or with a custom loss that is not one of binary labels
-            (``binary=False`` of ``compile``).
+            regression loss, or with a custom loss and ``compile(binary=False)``.
         is_probability: Whether the model predicts a probability.
         used_embedding: Whether the score used the member's meta embedding (the first task
             definition's, if the model has several).
@@ -50,7 +49,11 @@ class Ranked:
 
 
 def seconds_of(timeout: Any) -> float:
-    """A time limit as a float; gRPC adds it to the time of day, for which float32 is too coarse."""
+    """A time limit as a float; gRPC adds it to the time of day, for which float32 is too coarse.
+
+    Raises:
+        RequestError: `timeout` is not a finite number.
+    """
     if not isinstance(timeout, numbers.Real) or not math.isfinite(timeout):
         raise RequestError(f"timeout must be a number of seconds, received {timeout!r}")
     return float(timeout)

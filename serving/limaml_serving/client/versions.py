@@ -33,7 +33,7 @@ class KnownVersion:
         reader: Checks requests against its inputs and the columns of its task keys.
         writer: Writes requests to it.
         embedding_dim: Width ``D`` of its meta embeddings.
-        digest: Of its manifest's file; empty if it was given without one.
+        digest: Digest of the manifest's file; empty if the manifest was given without a file.
     """
 
     version: int

@@ -42,23 +42,24 @@ WATCHER_SERVICE = "limaml.VersionWatcher"
 class EmbeddedServer:
     """A development and single-node model server that speaks TensorFlow Serving's gRPC protocol.
 
-    Example:
-        with EmbeddedServer({"ranker": "export/ranker"}) as server:
-            channel = grpc.insecure_channel(server.target)
+    Examples:
+        >>> with EmbeddedServer({"ranker": "export/ranker"}) as server:   # doctest: +SKIP
+        ...     channel = grpc.insecure_channel(server.target)
 
     Args:
-        models: Name to base directory (one SavedModel per numbered version), or full settings.
+        models: A mapping from names to base directories (one SavedModel per numbered version), or
+            the full settings of each model.
         host: Address to listen on; only this machine by default.
         port: Port, or 0 for a free one.
-        tls: Serve TLS with these files.
-        workers: Predictions run at once; default: the number of cores.
+        tls: Files for TLS; None for unencrypted connections.
+        workers: Number of predictions that run at once; None for the number of cores.
         max_queue: Predict requests that may wait for a worker; more are refused with
             RESOURCE_EXHAUSTED.
         max_message_bytes: Largest request, and largest sum of a request's inputs once decoded.
         max_response_bytes: Largest response; the default is the limit of gRPC clients.
         max_rows: Largest first axis of an input.
-        strict_shapes: Refuse inputs whose shape is not the signature's. TensorFlow Serving lets
-            the graph decide.
+        strict_shapes: Whether to refuse inputs whose shape is not the signature's. TensorFlow
+            Serving lets the graph decide.
         allow_reload: Whether clients may change the configuration; by default if only this machine,
             or only clients with a certificate, can call.
         poll_seconds: Time between two checks for new version directories.
@@ -66,7 +67,7 @@ class EmbeddedServer:
         metrics_host: Address for the metrics.
 
     Raises:
-        ConfigError: Settings that cannot be served, or an address that is taken.
+        ConfigError: A setting is invalid. `start` raises it too if an address is taken.
     """
 
     def __init__(

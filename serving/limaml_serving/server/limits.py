@@ -15,7 +15,7 @@ class Limits:
 
     Attributes:
         rows: Largest first axis of any input.
-        decoded_bytes: Most bytes that the inputs may take once decoded.
+        decoded_bytes: Maximum number of bytes that the inputs may take once decoded.
         response_bytes: Largest response.
         strict_shapes: Whether inputs must have the signature's shape. TensorFlow Serving does not
             require that: the graph decides.

@@ -22,7 +22,7 @@ class ServerTls:
 
     Attributes:
         private_key: The server's private key.
-        certificate_chain: Its certificate chain.
+        certificate_chain: The server's certificate chain.
         client_ca: Certificate authority of clients; if given, clients must show a certificate
             (mutual TLS).
     """

@@ -80,6 +80,16 @@ def test_the_choices_come_from_the_model_that_was_kept(trained):
     assert (chosen.adaptation_strength, chosen.task, chosen.nested) == (0.5, "member", ())
 
 
+def test_of_epochs_with_equal_scores_the_first_was_kept(trained):
+    history = {**trained.result["history"], "val_score": [0.5, 0.7, 0.6, 0.7, 0.7]}
+    assert Chosen.of(Trained(None, {**trained.result, "history": history})).epochs == 2
+
+
+def test_a_training_without_a_chosen_strength_adapts_fully(trained):
+    result = {n: v for n, v in trained.result.items() if n != "adaptation_strength"}
+    assert Chosen.of(Trained(None, result)).adaptation_strength == 1.0
+
+
 @pytest.mark.usefixtures("no_graphs")
 def test_a_refit_that_is_interrupted_resumes_to_the_same_weights(
     trained, refitted, without_validation, tmp_path

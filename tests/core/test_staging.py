@@ -31,3 +31,23 @@ def test_after_an_error_the_former_folder_and_file_stand_as_they_were(tmp_path, 
         staging.write_text(tmp_path / "file", "two")
     assert (tmp_path / "file").read_text() == "one"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out"]
+
+
+def test_a_former_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    with staging.folder(tmp_path / "out") as folder:
+        (folder / "x").write_text("one")
+    rename = staging.Path.rename
+
+    def refused(path, target):
+        if (path / "new").exists():
+            raise OSError("disk full")
+        return rename(path, target)
+
+    monkeypatch.setattr(staging.Path, "rename", refused)
+    with (
+        pytest.raises(OSError, match="disk full"),
+        staging.folder(tmp_path / "out") as folder,
+    ):
+        (folder / "new").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "x").read_text() == "one"

@@ -152,9 +152,12 @@ class Environments:
         self._release((os.getpid(), path))
 
     def _forget_removed(self) -> None:
-        """Frees the disk space of generations that another process has pruned."""
+        """Frees the disk space of generations that another process has pruned.
+
+        If the whole store is absent, nothing is forgotten: `follow` waits for it.
+        """
         for key in list(self._opened):
-            if not key[1].exists():
+            if not key[1].exists() and key[1].parent.exists():
                 self._release(key)
 
     def close(self) -> None:

@@ -46,7 +46,7 @@ def _values(
     rows = one_row_per_token(rows, schema, history)
     codes, distinct = columnar.codes_of(columnar.join_keys(rows, history.keys))
     online = pq.read_table(folder / f"{stem(history)}.parquet")
-    online_keys = arrow_keys.join_keys([arrow_keys.as_keys(online[name]) for name in history.keys])
+    online_keys = arrow_keys.join_keys([arrow_keys.as_text(online[name]) for name in history.keys])
     index_of_key = {key: i for i, key in enumerate(online_keys.to_pylist())}
     positions = np.array([index_of_key.get(key, -1) for key in distinct.to_pylist()])[codes]
     row = columnar.to_numpy(rows[_ROW])

@@ -80,6 +80,8 @@ def test_records_and_the_online_copy_carry_the_features(
     tmp_path, shop_schema, shop_frames, write_raw, read_tasks
 ):
     frames = shop_frames(rows=300)
+    rows = frames["interactions"]  # the member 0 has none before the test rows
+    frames["interactions"] = rows[(rows.member > 0) | (rows.time >= parse_time("2024-01-09"))]
     raw = write_raw(tmp_path / "raw", shop_schema, frames)
     tables = {name: str(raw / f"{name}.parquet") for name in shop_schema.tables}
     inputs = Inputs.find(shop_schema, str(raw / "interactions.parquet"), tables)
@@ -116,6 +118,7 @@ def test_records_and_the_online_copy_carry_the_features(
         "member"
     )
     known = log[log.time < test]
+    assert set(log.member) - set(known.member) == {0}
     assert sorted(online.index) == sorted(known.member.astype(str).unique())
     for member, own in known.groupby("member"):
         value = online.loc[str(member)]

@@ -53,6 +53,13 @@ def test_quality_is_shares_of_the_rows_read_and_rows_per_day():
     ]
 
 
+def test_rows_of_less_than_a_day_are_those_of_one_day():
+    how = TaskSettings(definitions=("user",), validation_start=DAY_MS, test_start=DAY_MS)
+    for last in (5, 5 + DAY_MS // 2):
+        summary = SplitSummary((30, 0, 0), (1.0, 0.0, 0.0), (5, None, None), (last, None, None))
+        assert quality.describe({"rows_read": 30}, summary, how)["rows_per_day"] == 30.0
+
+
 @pytest.mark.parametrize(
     ("counts", "said"),
     [

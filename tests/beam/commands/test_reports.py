@@ -169,11 +169,16 @@ def test_a_report_that_cannot_be_written_hides_neither_the_others_nor_what_the_r
     assert samples(tmp_path / "x.prom")["limaml_run_success",] == 1
 
 
-def test_a_failed_run_writes_its_metrics_although_its_report_cannot_be_written(tmp_path):
-    with pytest.raises(LimamlError, match=r"^the reason$"):
-        reported_run(tmp_path, {}, LimamlError("the reason"))
-    assert json.loads((tmp_path / "other.json").read_text())["outcome"] == "failed"
-    assert samples(tmp_path / "x.prom")["limaml_run_outcome", "failed"] == 1
+@pytest.mark.parametrize(
+    ("kind", "outcome"), [(LimamlError, "failed"), (SystemExit, "interrupted")]
+)
+def test_a_failed_run_writes_its_metrics_although_its_report_cannot_be_written(
+    tmp_path, kind, outcome
+):
+    with pytest.raises(kind, match=r"^the reason$"):
+        reported_run(tmp_path, {}, kind("the reason"))
+    assert json.loads((tmp_path / "other.json").read_text())["outcome"] == outcome
+    assert samples(tmp_path / "x.prom")["limaml_run_outcome", outcome] == 1
 
 
 def test_metrics_that_cannot_be_written_after_a_publication_leave_its_name_in_the_error(

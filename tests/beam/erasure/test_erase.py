@@ -14,7 +14,7 @@ import pytest
 from erasure_world import ERASED, command, records_in
 from waiting import wait_for
 
-from limaml_beam.erasure import files_of_kinds
+from limaml_beam.erasure import files_of_kinds, job
 from limaml_beam.erasure.record_rows import task_key_of
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.io.tfrecords import frame_record
@@ -165,6 +165,24 @@ def test_while_a_refresh_runs_an_erasure_is_not_done(world, capsys):
     assert main(command(world, "--verify")) == 0
     events = [json.loads(line)["event"] for line in (world / "audit").read_text().splitlines()]
     assert (events[0], "end" in events) == ("begin", False)
+
+
+@pytest.mark.parametrize("more", [(), ("--verify",)])
+def test_a_refresh_that_ends_while_files_are_searched_is_noticed(world, monkeypatch, capsys, more):
+    """It may have written files after they were searched."""
+    assert main(command(world)) == 0
+    capsys.readouterr()
+    with (world / "work" / "refresh.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        kind_of = job.kind_of
+
+        def end_the_refresh(path):
+            fcntl.flock(file, fcntl.LOCK_UN)
+            return kind_of(path)
+
+        monkeypatch.setattr(job, "kind_of", end_the_refresh)
+        assert main(command(world, *more)) == 2
+    assert "limaml refresh is running in" in capsys.readouterr().err
 
 
 def test_an_erasure_waits_for_an_update_that_began_before_it(world):

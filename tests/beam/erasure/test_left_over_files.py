@@ -29,6 +29,8 @@ def test_incomplete_files_of_killed_runs_are_removed_an_hour_later(world, capsys
     assert set(map(str, left_over)) <= set(json.loads(capsys.readouterr().out)["not_searched"])
     for path in left_over:
         os.utime(path, (0, 0))
+    assert main(command(world, "--verify")) == 0
+    assert all(path.exists() for path in left_over)  # a search changes nothing
     assert main(command(world)) == 0
     assert not any(path.exists() for path in left_over)
 

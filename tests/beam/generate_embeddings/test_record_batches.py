@@ -52,6 +52,16 @@ def test_batches_hold_every_record_once_and_tasks_of_similar_length(tasks, batch
         assert 1 <= len(batch) <= rb.max_tasks(width, batch_size)
 
 
+def test_tasks_that_wait_for_others_of_their_length_do_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(rb, "BLOCK_BYTES", 1000)
+    records = [stating(count) + bytes(200) for count in range(1, 101) for _ in range(2)]
+    read = []
+    batches = rb.batches_by_width((read.append(r) or r for r in records), batch_size=1000)
+    first = next(batches)
+    assert len(read) < len(records) // 4
+    assert sorted([*first, *(record for batch in batches for record in batch)]) == sorted(records)
+
+
 @given(st.integers(0, 2**40))
 def test_the_sample_count_is_read_from_the_bytes_of_either_encoding(count):
     assert rb.sample_count(stating(count) + b"...") == count

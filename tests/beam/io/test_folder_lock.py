@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from limaml_beam.io import folder_lock
 from limaml_beam.io.folder_lock import REFRESH, UPDATE, BusyError, exclusive, is_held
 from tfrec_limaml.errors import LimamlError
 
@@ -46,9 +47,31 @@ def test_one_who_only_asks_whether_a_lock_is_held_keeps_nobody_out(tmp_path, cap
 
 def test_one_who_works_keeps_others_out(tmp_path):
     message = rf"another refresh \(process {os.getpid()}\) is using {tmp_path}"
+    with exclusive(tmp_path, REFRESH):
+        pass  # its number stays in the file
     with (
         exclusive(tmp_path, REFRESH),
         pytest.raises(BusyError, match=message),
         exclusive(tmp_path, REFRESH),
     ):
         pass
+
+
+def test_one_who_waits_says_so_once_and_gives_up_after_ten_minutes(tmp_path, monkeypatch, capsys):
+    clock = [0.0]
+
+    def sleep(seconds):
+        clock[0] += seconds
+        assert clock[0] < 700
+
+    monkeypatch.setattr(folder_lock.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(folder_lock.time, "sleep", sleep)
+    with (
+        exclusive(tmp_path, UPDATE),
+        pytest.raises(BusyError, match="another update"),
+        exclusive(tmp_path, UPDATE, wait=True),
+    ):
+        pass
+    assert clock[0] >= 600
+    waiting = f"limaml: waiting for process {os.getpid()}, which holds {tmp_path / UPDATE.file}\n"
+    assert capsys.readouterr().err == waiting

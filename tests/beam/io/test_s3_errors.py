@@ -103,6 +103,42 @@ def test_a_bucket_is_looked_at_once(s3, flags, monkeypatch):
     s3_io.check_bucket("s3://bucket/b")
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "refused_with"),
+    [
+        ("AccessDenied", 403, ""),  # an account may write and not list
+        ("TooManyRequests", 429, ""),
+        ("InternalError", 500, ""),
+        ("InvalidToken", 400, "InvalidToken: not with ***; set AWS_ACCESS_KEY_ID and"),
+    ],
+)
+def test_only_an_answer_that_a_job_cannot_get_past_stops_it_and_shows_no_secret(
+    monkeypatch, code, status, refused_with
+):
+    exceptions = pytest.importorskip("botocore.exceptions", reason="needs boto3: the extra dev")
+    answer = {
+        "Error": {"Code": code, "Message": "not with s3cret"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+
+    class Session:
+        def client(self, *_, **__):
+            return self
+
+        def list_objects_v2(self, **_):
+            raise exceptions.ClientError(answer, "ListObjectsV2")
+
+    use_options(["--s3_access_key_id=key", "--s3_secret_access_key=s3cret"])
+    monkeypatch.setattr(s3_io, "_seen", set())
+    monkeypatch.setattr("boto3.session.Session", Session)
+    if refused_with:
+        with pytest.raises(LimamlError) as caught:
+            s3_io.check_bucket("s3://bucket/a")
+        assert f"cannot use s3://bucket/a: {refused_with}" in str(caught.value)
+    else:
+        s3_io.check_bucket("s3://bucket/a")
+
+
 def test_a_missing_client_of_s3_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(LimamlError, match=r"^s3://other/a needs boto3: pip install "):

@@ -56,6 +56,15 @@ def failed(tmp_path, old, new, **changes):
 BASE = np.array([[3, 4], [6, 8], [0, 5], [5, 0]] * 5)
 
 
+def test_losses_are_those_of_the_tasks_that_have_two_finite_ones(tmp_path):
+    """Nested tasks have none."""
+    number = np.arange(len(BASE))
+    losses = np.where(number % 4, 2.0, np.nan), np.where(number == 1, np.inf, 1.5)
+    statistics = write(tmp_path / "run", BASE, losses)["statistics"]
+    assert (statistics["mean_loss_before"], statistics["mean_loss_after"]) == (2.0, 1.5)
+    assert statistics["loss_improvement"] == 0.25
+
+
 def test_statistics_are_those_of_all_files_together(tmp_path):
     statistics = write(tmp_path / "run", BASE, losses=(2.0, 1.5))["statistics"]
     assert statistics["mean_norm"] == pytest.approx(25 / 4)

@@ -128,3 +128,9 @@ def test_a_refresh_prepares_with_the_mean_label_of_the_model_s_training(export):
     assert made == PrepareOptions(
         raw="RAW", window_days=7, tasks=("user",), recent_only=True, history_prior=1 / 3
     )
+
+
+def test_a_full_refresh_adapts_unchanged_tasks_again(raw, arguments, result):
+    for more, counts in (([], (30, 0)), ([], (0, 30)), (["--full"], (30, 0))):
+        assert main(["refresh", raw(1), *arguments, *more]) == 0
+        assert (result()["embedded"], result()["carried"]) == counts

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +138,25 @@ def test_a_publication_that_fails_is_made_up_for_without_adapting_again(
     assert result()["published_pending"] == failed["generation"]
     assert (result()["embedded"], result()["carried"]) == (10, 20)
     np.testing.assert_array_equal(sums(store), expected(2))
+
+
+def test_what_another_export_left_unpublished_is_adapted_again(
+    raw, arguments, export, result, tmp_path, monkeypatch
+):
+    def unreachable(*_, **__):
+        raise StoreError("the store did not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("limaml_beam.refresh.outputs.publish", unreachable)
+        assert main(["refresh", raw(1), *arguments]) == 2
+    other = shutil.copytree(export, tmp_path / "other")
+    for manifest in other.glob("*/7/assets.extra/manifest.json"):
+        content = json.loads(manifest.read_text()) | {"created": "2022-06-02T00:00:00+00:00"}
+        manifest.write_text(json.dumps(content))
+    arguments[arguments.index("--export") + 1] = str(other)
+    assert main(["refresh", raw(1), *arguments]) == 0
+    assert "published_pending" not in result()
+    assert (result()["embedded"], result()["carried"]) == (30, 0)
 
 
 def test_vectors_of_a_generation_that_is_rolled_back_during_a_run_do_not_come_back(

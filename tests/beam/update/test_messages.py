@@ -55,6 +55,11 @@ def test_a_message_without_an_interaction_has_a_reason_and_its_place(row, reason
     assert (letter["reason"], letter["file"]) == (reason, "t/0/1")
 
 
+def test_the_letter_of_a_message_has_its_beginning_alone():
+    _, (poison,) = read(b"\xff" + b"x" * 5000)
+    assert json.loads(poison.letter())["row"] == "\ufffd" + "x" * 1999
+
+
 def test_a_message_may_lack_an_optional_column_alone():
     rows = [{"a": 1, "b": 0.5}, {"a": 2}, {"b": 0.5}]
     table, (poison,) = read(*rows, columns=("a", "b"), optional=("b",))

@@ -101,7 +101,9 @@ def test_rows_count_by_their_weights_in_log_loss_and_calibration_and_no_fit_run_
     label = (np.arange(400) % 2).astype(np.float32)
     rows = dataclasses.replace(_rows(), label=label, weight=np.where(label > 0, 1.0, 100.0))
     scores = np.full(400, 1 / 101)
-    (entry,) = summarise([_run("constant", 1, scores)], rows, "constant")
+    runs = [_run("constant", 1, scores), _run("too high", 1, np.full(400, 0.2))]
+    entry, too_high = summarise(runs, rows, "constant")
+    assert too_high["diverged"] == [1]
     assert entry["calibration"] == pytest.approx(1.0)
     expected = -(np.log(1 / 101) + 100 * np.log(100 / 101)) / 101
     assert entry["log_loss"] == pytest.approx(expected)

@@ -78,7 +78,8 @@ def test_a_gain_counts_only_where_it_is_surely_above_zero():
     assert verdict([source]) == "nothing left"
     assert verdict([{**source, "history_low": 0.001}]) == "worth it"
     assert verdict([{**source, "history_low": 0.001, "history": 0.002}]) == "small"
-    assert verdict([{**source, "history_high": 0.05}]) == "cannot tell"
+    assert verdict([{**source, "history_high": 0.0099}]) == "nothing left"
+    assert verdict([{**source, "history_high": 0.01}]) == "cannot tell"
 
 
 def test_one_label_is_refused():

@@ -112,6 +112,15 @@ def test_a_rate_that_diverges_is_reported_with_the_loss_before_and_after(make_mo
     assert actual["support_loss_rose"] > 0.3
 
 
+@pytest.mark.usefixtures("no_graphs")
+def test_a_loss_that_stays_where_it_was_has_not_risen(make_model, test_tasks):
+    model = make_model()
+    model.adaptation_strength = 0.0
+    actual = adaptation_losses(model, test_tasks)
+    assert actual["support_loss_after"] == actual["support_loss_before"]
+    assert actual["support_loss_rose"] == 0.0
+
+
 def test_the_summary_shows_the_two_blocks(make_model):
     lines = []
     make_model().summary(print_fn=lambda line, **_: lines.append(line))

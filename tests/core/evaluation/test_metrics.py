@@ -188,7 +188,8 @@ def test_a_single_positive_row_makes_a_wide_interval_rather_than_none():
 def test_log_loss_is_the_mean_surprise_and_survives_certainty():
     label, p = np.array([1.0, 0.0, 1.0]), np.array([0.8, 0.4, 0.5])
     np.testing.assert_allclose(log_loss(label, p), -(np.log(0.8) + np.log(0.6) + np.log(0.5)) / 3)
-    assert np.isfinite(log_loss(np.array([1.0]), np.array([0.0])))
+    certain = log_loss(np.array([1.0, 0.0]), np.array([0.0, 1.0]))  # a wrong certainty
+    np.testing.assert_allclose(certain, -np.log(1e-7))
 
 
 def test_calibration_is_expected_over_observed_overall_and_by_bin():

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfrec_limaml import MLPGlobalBlock, MLPMetaBlock, Vanilla
+from tfrec_limaml import MLPGlobalBlock, MLPMetaBlock, Vanilla, staging
 from tfrec_limaml.cli import main
 from tfrec_limaml.commands import export
 from tfrec_limaml.errors import LimamlError, SchemaError, VersionMismatchError
@@ -63,6 +63,8 @@ def test_versions_count_up_from_the_highest_and_existing_ones_are_refused(
         "ranker": ["3", "7", "8", "9"],
     }
     assert latest_version(tmp_path / "ranker").name == "9"
+    (tmp_path / "adapter" / "12").mkdir()
+    assert export_for_serving(model, tmp_path).model_version == 13
 
 
 def test_a_failure_half_way_leaves_nothing_behind(quick_save, monkeypatch, model, tmp_path):
@@ -75,6 +77,19 @@ def test_a_failure_half_way_leaves_nothing_behind(quick_save, monkeypatch, model
     with pytest.raises(OSError, match="disk full"):
         export_for_serving(model, tmp_path)
     assert _versions(tmp_path) == {"adapter": ["1"], "ranker": ["1"]}
+
+
+def test_the_adapter_becomes_visible_before_the_ranker(quick_save, monkeypatch, model, tmp_path):
+    """A server may load the ranker at once, and then clients look up its embeddings."""
+    rename, made = staging.Path.rename, []
+
+    def noted(path, target):
+        made.append(str(target.relative_to(tmp_path)))
+        return rename(path, target)
+
+    monkeypatch.setattr(staging.Path, "rename", noted)
+    export_for_serving(model, tmp_path)
+    assert made == ["adapter/1", "ranker/1"]
 
 
 def test_hooks_see_the_ranker_before_it_becomes_visible(quick_save, monkeypatch, model, tmp_path):

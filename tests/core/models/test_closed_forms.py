@@ -280,3 +280,9 @@ def test_pooling_ignores_padding():
     }
     for how, value in expected.items():
         np.testing.assert_allclose(pool(embeddings, weight, how), [value], rtol=1e-6, err_msg=how)
+
+
+def test_pooling_by_similarity_leaves_out_what_is_opposite_to_the_latest():
+    embeddings = tf.constant([[[1.0, 0.0], [-3.0, -4.0], [3.0, 4.0]]])
+    pooled = pool(embeddings, tf.ones([1, 3]), "cosine")
+    np.testing.assert_allclose(pooled, [[(0.6 + 3) / 1.6, 4 / 1.6]], rtol=1e-6)

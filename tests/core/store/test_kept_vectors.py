@@ -82,12 +82,13 @@ def test_a_new_generation_drops_what_was_kept_and_two_model_versions_are_kept_at
     first = generations.vectors_of(1, (tmp_path / "g1", 0), 3)
     assert generations.vectors_of(1, (tmp_path / "g1", 0), 3) is first
     assert generations.vectors_of(1, (tmp_path / "g2", 0), 3) is not first
-    assert generations.vectors_of(1, (tmp_path / "g2", 1), 3) is not first  # another folder
+    last = generations.vectors_of(1, (tmp_path / "g2", 1), 3)  # another folder
+    assert last is not first
     second = generations.vectors_of(2, (tmp_path / "g1", 0), 3)
     third = generations.vectors_of(3, (tmp_path / "g1", 0), 3)
     assert generations.vectors_of(2, (tmp_path / "g1", 0), 3) is second
     assert generations.vectors_of(3, (tmp_path / "g1", 0), 3) is third
-    assert first not in [kept for _, kept in generations._vectors.values()]
+    assert generations.vectors_of(1, (tmp_path / "g2", 1), 3) is not last
 
 
 def test_readers_follow_publications_upserts_rollbacks_and_erasures(store):

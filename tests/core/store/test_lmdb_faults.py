@@ -215,6 +215,39 @@ def test_the_number_of_upserts_is_on_the_disk_before_a_record_names_them(tmp_pat
     assert synced == ["count", "record"]
 
 
+def test_data_are_on_the_disk_before_a_record_names_them(tmp_path, monkeypatch):
+    events, opened = [], lmdb_environment.open_writable
+
+    class Observed:
+        """An environment that notes when it is written to the disk."""
+
+        def __init__(self, path):
+            self._environment = opened(path)
+
+        def sync(self, force):
+            self._environment.sync(force)
+            events.append("disk")
+
+        def __getattr__(self, name):
+            return getattr(self._environment, name)
+
+    def noted(method):
+        def call(*arguments):
+            events.append("record")
+            return method(*arguments)
+
+        return call
+
+    monkeypatch.setattr(lmdb_environment, "open_writable", Observed)
+    for name in ("publish", "replace"):
+        monkeypatch.setattr(LmdbCatalog, name, noted(getattr(LmdbCatalog, name)))
+    with contextlib.closing(open_store(f"lmdb:{tmp_path}")) as store:
+        write(store, "g1")
+        assert events == ["disk", "record"]
+        store.erase(["0"])
+    assert events == ["disk", "record"] * 2
+
+
 def test_a_generation_of_an_older_release_that_is_named_like_a_lock_is_no_lock(
     tmp_path, monkeypatch
 ):

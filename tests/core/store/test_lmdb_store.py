@@ -234,15 +234,3 @@ def test_a_generation_that_cannot_be_read_is_listed_as_lost(tmp_path):
     store.close()
     (tmp_path / "1" / "g1" / "data.mdb").write_bytes(b"x" * 20_000)
     assert [g.state for g in open_store(f"lmdb:{tmp_path}").generations()] == ["lost"]
-
-
-def test_a_removed_store_is_an_error_after_a_while(tmp_path, monkeypatch):
-    monkeypatch.setattr(lmdb_environment, "_CHECK_SECONDS", 0.0)
-    store = open_store(f"lmdb:{tmp_path / 'store'}")
-    write(store, 1, "g1")
-    assert store.get_many(["0"], 1)[1].all()
-    (tmp_path / "store").rename(tmp_path / "moved")
-    assert store.get_many(["0"], 1)[1].all()  # another folder may be about to replace it
-    monkeypatch.setattr(lmdb_environment, "_ABSENT_SECONDS", -1.0)
-    with pytest.raises(StoreError, match="was removed: restore it, or publish again"):
-        store.get_many(["0"], 1)

@@ -8,7 +8,12 @@ import tensorflow as tf
 
 from tfrec_limaml import Vanilla
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.training.callbacks import EmbeddingProjector, tensorboard, write_projector
+from tfrec_limaml.training.callbacks import (
+    EmbeddingProjector,
+    task_embeddings,
+    tensorboard,
+    write_projector,
+)
 from tfrec_limaml.training.optimizer import warmup_cosine
 
 
@@ -37,6 +42,9 @@ def test_training_leaves_scalars_the_graph_and_embeddings_with_their_labels(
     (batch,) = test_tasks.take(1)
     expected = model.task_embeddings(batch["support"])[0].numpy()[5:]
     np.testing.assert_allclose(vectors[: len(expected)], expected, atol=1e-4)
+    keys, first = task_embeddings(model, test_tasks, max_tasks=7)
+    assert keys == [f"m{i}".encode() for i in range(5, 12)]
+    np.testing.assert_allclose(first, expected[:7], atol=1e-6)
 
 
 def test_tensorboard_itself_reads_the_scalars_the_graph_of_both_blocks_and_the_projector(
@@ -92,6 +100,8 @@ def test_what_has_no_keys_or_no_meta_embedding_is_refused(make_model, test_tasks
     without = test_tasks.map(lambda batch: {"support": batch["support"], "query": batch["query"]})
     with pytest.raises(LimamlError, match="with_keys=True"):
         EmbeddingProjector(without, tmp_path)
+    with pytest.raises(LimamlError, match="max_tasks must be at least 1, received 0"):
+        EmbeddingProjector(test_tasks, tmp_path, max_tasks=0)
     projector = EmbeddingProjector(test_tasks, tmp_path)
     projector.set_model(make_model(Vanilla))
     with pytest.raises(LimamlError, match="received Vanilla"):

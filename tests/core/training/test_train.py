@@ -172,6 +172,20 @@ def test_a_model_that_does_not_adapt_tasks_has_no_support_losses(tasks_folder):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_graphs")
+def test_a_training_that_has_diverged_is_an_error_with_the_learning_rate(tasks_folder):
+    class Diverge(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            weight = self.model.trainable_variables[-1]
+            weight.assign(weight.value * float("nan"))
+
+    options = TrainOptions(algorithm="vanilla", epochs=1, learning_rate=0.25)
+    small = options.replace(global_units=(4,))
+    with pytest.raises(LimamlError, match=r"has diverged.*lower learning_rate \(now 0\.25\)"):
+        train(tasks_folder, small, callbacks=[Diverge()])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_graphs")
 def test_the_learning_rate_falls_over_the_epochs_that_are_chosen_by_the_data(tasks_folder):
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent import futures
 
 import grpc
 import pytest
@@ -52,3 +53,16 @@ def test_of_two_servers_one_that_is_frozen_gets_no_calls_after_a_while(servers, 
         os.kill(processes[0].pid, signal.SIGSTOP)
         assert not all(answers())
         wait_for(lambda: all(answers()))
+
+
+def test_an_answer_may_be_larger_than_the_usual_limit_of_a_channel():
+    answer = b"x" * (5 << 20)
+    method = grpc.unary_unary_rpc_method_handler(lambda request, context: answer)
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    service = grpc.method_handlers_generic_handler("S", {"M": method})
+    server.add_generic_rpc_handlers((service,))
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    with grpc.insecure_channel(target, channel.channel_options(0, None)) as made:
+        assert made.unary_unary("/S/M")(b"", timeout=60) == answer
+    server.stop(None).wait()

@@ -16,6 +16,7 @@ import threading
 
 import numpy as np
 import pytest
+from waiting import wait_for
 
 from limaml_serving import AsyncRanker
 from limaml_serving.client import store_reader
@@ -126,6 +127,7 @@ def test_a_process_ends_although_a_store_hangs():
 
 def test_look_ups_take_turns_on_the_threads_and_end_when_they_are_closed():
     begun, released = threading.Semaphore(0), threading.Event()
+    threads_before = set(threading.enumerate())
 
     class Store:
         def get_many(self, keys, model_version):
@@ -151,3 +153,25 @@ def test_look_ups_take_turns_on_the_threads_and_end_when_they_are_closed():
         reader.submit(LookUp([0], 1, 60.0))
     released.set()
     assert [answer.result(60) for answer in answers[:2]] == [[0], [1]]
+    wait_for(lambda: threads_before.issuperset(threading.enumerate()))
+
+
+def test_a_look_up_that_got_no_thread_in_time_is_not_made_later():
+    asked, released = [], threading.Event()
+
+    class Store:
+        def get_many(self, keys, model_version):
+            asked.append(keys)
+            released.wait()
+            return keys
+
+    reader = store_reader.StoreReader(Store())
+    busy = [reader.submit(LookUp([n], 1, 60.0)) for n in range(2)]  # the number of threads
+    with pytest.raises(TimeoutError):
+        reader.look_up(LookUp(["late"], 1, 0.01))
+    released.set()
+    assert [answer.result(60) for answer in busy] == [[0], [1]]
+    for _ in range(2):
+        assert reader.look_up(LookUp(["next"], 1, 60.0)) == ["next"]
+    reader.close()
+    assert ["late"] not in asked

@@ -34,6 +34,9 @@ def test_another_cause_of_failure_is_logged_at_once(
     clock[0] = 61.0
     faults.failed("because of ConnectionError", failure(ConnectionError()))
     assert log()[-1].endswith("because of ConnectionError (2 more since the last such line)")
+    clock[0] = 122.0
+    faults.failed("because of ConnectionError", failure(ConnectionError()))
+    assert log()[-1].endswith("because of ConnectionError")
 
 
 def test_the_log_says_once_that_the_store_answers_again(

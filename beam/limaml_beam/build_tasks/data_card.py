@@ -220,7 +220,11 @@ def make_card(
         "splits": splits,
         "tasks": sizes,
         "history": _history_files(schema, settings, summary),
-        "settings": {**dataclasses.asdict(settings), "erased": len(settings.erased)},
+        "settings": {
+            **dataclasses.asdict(settings),
+            "prior": summary.prior(settings),  # updates smooth towards the same
+            "erased": len(settings.erased),
+        },
     }
 
 

@@ -15,17 +15,17 @@ from limaml_beam.update.reconcile import settings_of
 from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import History, parse_time
 
-END, PRIOR, SMOOTHING = "2024-01-08", 0.25, 2.0
+END, SMOOTHING = "2024-01-08", 2.0
 HISTORY = (
     History(keys=("member",), smoothing=SMOOTHING),
     History(keys=("kind", "tags"), smoothing=0.0, per_token=True),
 )
 
 
-def values(rows, smoothing):
+def values(rows, smoothing, prior):
     """Rate, count and recency in days at the end of the nightly run's window."""
     weight = len(rows) + smoothing
-    rate = (rows.opened.sum() + smoothing * PRIOR) / weight if weight else PRIOR
+    rate = (rows.opened.sum() + smoothing * prior) / weight if weight else prior
     recency = (parse_time(END) - rows.time.max()) / DAY_MS if len(rows) else -1.0
     return rate, len(rows), recency
 
@@ -34,8 +34,9 @@ def tokens(tags):
     return set(tags.split(",")) - {""} or {""}
 
 
+@pytest.mark.parametrize("given", [0.25, None])
 def test_new_rows_have_the_history_that_the_nightly_run_froze_and_unknown_keys_have_none(
-    tmp_path, shop_schema, shop_frames, write_raw
+    tmp_path, shop_schema, shop_frames, write_raw, given
 ):
     schema, frames = shop_schema.replace(history=HISTORY), shop_frames(rows=300)
     log = frames["interactions"]
@@ -45,7 +46,7 @@ def test_new_rows_have_the_history_that_the_nightly_run_froze_and_unknown_keys_h
     raw = write_raw(tmp_path / "raw", schema, frames | {"interactions": old})
     write_raw(tmp_path / "new", schema, frames | {"interactions": log[~is_old]})
     options = PrepareOptions(
-        raw=str(raw), recent_only=True, window_end=END, tasks=("member",), history_prior=PRIOR
+        raw=str(raw), recent_only=True, window_end=END, tasks=("member",), history_prior=given
     )
     card = prepare(options, str(tmp_path / "tasks"))
     settings = dataclasses.replace(settings_of(card), last=parse_time("2024-02-01"))
@@ -53,13 +54,14 @@ def test_new_rows_have_the_history_that_the_nightly_run_froze_and_unknown_keys_h
     inputs = Inputs.find(schema, str(tmp_path / "new" / "interactions.parquet"), tables)
     new = read_new(inputs, schema, settings, tmp_path / "tasks").tables["member"].to_pandas()
     assert len(new) == (~is_old).sum()
+    prior = old.opened.mean() if given is None else given
     old = old.merge(frames["items"][["item", "tags"]], on="item")
     for row in new.to_dict("records"):
         assert row[TIME] >= parse_time(END)
-        own = values(old[old.member == int(row[TASK])], SMOOTHING)
+        own = values(old[old.member == int(row[TASK])], SMOOTHING, prior)
         of_kind = old[old.kind == row["kind"]]
         by_token = [
-            values(of_kind[[token in tokens(tags) for tags in of_kind.tags]], 0.0)
+            values(of_kind[[token in tokens(tags) for tags in of_kind.tags]], 0.0, prior)
             for token in tokens(row["tags"])
         ]
         found = {

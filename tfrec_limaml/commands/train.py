@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         checkpoints=checkpoints,
         strategy=workers.strategy,
         worker_timeout=args.worker_timeout or WORKER_TIMEOUT,
-        refit=_refit_file(args),
+        refit=chosen,
     )
     result = trained.result | {"model": str(path)}
     if workers.is_chief:
@@ -79,17 +79,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _refit_file(args: argparse.Namespace) -> Path | None:
-    """The file of the training to refit."""
-    return None if args.refit is None else args.refit / f"{args.algorithm}.training.json"
-
-
 def _chosen(args: argparse.Namespace) -> Any:
-    """The settings of the training to refit, if one is named."""
-    from tfrec_limaml.training.chosen import Chosen
+    """The settings of the run to refit, if one is named."""
+    from tfrec_limaml.training.refit import Chosen
 
-    file = _refit_file(args)
-    return None if file is None else Chosen.of(file)
+    if args.refit is None:
+        return None
+    return Chosen.of(args.refit / f"{args.algorithm}.training.json")
 
 
 def _definitions(args: argparse.Namespace, chosen: Any) -> tuple[str | None, Sequence[str]]:

@@ -128,7 +128,7 @@ class TrainingData:
             size,
             max(steps[:many]),
             {**identity, "number of tasks": total},
-            0 if splits == _PLAIN else many,
+            episodes=0 if splits == _PLAIN else many,
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""One training: its data, callbacks and learning curves."""
+"""One training run: its data, callbacks and learning curves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.models import JointLiMAML, TaskModel
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.training.checkpoints import CheckpointOptions, Checkpoints
-from tfrec_limaml.training.chosen import Chosen
 from tfrec_limaml.training.data import EpochNumber, TrainingData
 from tfrec_limaml.training.distribution import Workers
 from tfrec_limaml.training.identity import MACHINES, training_identity
@@ -23,6 +22,7 @@ from tfrec_limaml.training.lost_workers import RenewTimeLimit, TimeLimit
 from tfrec_limaml.training.model_options import ModelOptions
 from tfrec_limaml.training.optimizer import make_optimizer
 from tfrec_limaml.training.options import TrainOptions
+from tfrec_limaml.training.refit import Chosen
 from tfrec_limaml.training.stopping import ValidationScore, averaging, early_stopping
 from tfrec_limaml.training.trained import Trained
 
@@ -70,7 +70,7 @@ class Fitted(Trained):
 def fit_model(
     work: Work, limit: TimeLimit, options: TrainOptions, checkpoints: CheckpointOptions | None
 ) -> Fitted:
-    """One training."""
+    """One training run."""
     keras.utils.set_random_seed(options.seed)
     workers, chosen, data = work.workers, work.chosen, _data(work, options)
     epochs = options.epochs_for(data.steps)
@@ -147,7 +147,7 @@ def _callbacks(
     model: TaskModel,
     stopping: Sequence[keras.callbacks.Callback],
 ) -> list[keras.callbacks.Callback]:
-    """The callbacks of a training, without its checkpoints."""
+    """The callbacks of a training run, without its checkpoints."""
     callbacks = [EpochNumber(data.epoch), *stopping, *work.callbacks, RenewTimeLimit(limit)]
     if data.joint is not None and isinstance(model, JointLiMAML):
         callbacks.append(data.joint.callback(model))

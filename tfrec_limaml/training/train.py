@@ -7,7 +7,6 @@ import functools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -17,13 +16,13 @@ from tfrec_limaml.evaluation import adaptation_losses
 from tfrec_limaml.tasks.batch_sizes import SCORED_TASKS
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.training.checkpoints import CheckpointOptions
-from tfrec_limaml.training.chosen import Chosen
 from tfrec_limaml.training.cluster import WORKER_TIMEOUT
 from tfrec_limaml.training.distribution import Workers, local_copy
 from tfrec_limaml.training.fit import Build, Fitted, Work, fit_model
 from tfrec_limaml.training.lost_workers import TimeLimit, worker_lost_error
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import build_model, load_encoder, require_binary
+from tfrec_limaml.training.refit import Chosen
 from tfrec_limaml.training.strength import choose_adaptation_strength
 from tfrec_limaml.training.trained import Trained
 from tfrec_limaml.training.variants import best_as_served, best_on_validation
@@ -40,9 +39,9 @@ def train(
     checkpoints: CheckpointOptions | None = None,
     strategy: tf.distribute.Strategy | None = None,
     worker_timeout: float = WORKER_TIMEOUT,
-    refit: Trained | str | Path | None = None,
+    refit: Chosen | Trained | str | Path | None = None,
 ) -> Trained:
-    """Trains with early stopping on the validation tasks, or with the choices of such a training.
+    """Trains with early stopping on the validation tasks, or with the choices of an earlier run.
 
     Args:
         tasks: Folder written by ``limaml prepare``.
@@ -57,17 +56,17 @@ def train(
             `tfrec_limaml.training.distribution`. The returned model has no strategy.
         worker_timeout: Seconds without a batch after which other workers count as lost and the
             process exits.
-        refit: A training whose options, number of epochs and adaptation strength are used, instead
-            of choosing them on validation rows: its result, or its ``.training.json`` file. The
-            records need no validation rows (``limaml prepare --no-validation``). Leave out
-            `options`, `task` and `nested`.
+        refit: A training run whose options, number of epochs and adaptation strength are used,
+            instead of choosing them on validation rows: its result, its ``.training.json`` file, or
+            what `Chosen` has read of them. The records need no validation rows (``limaml prepare
+            --no-validation``). Leave out `options`, `task` and `nested`.
 
     Returns:
         The model and the result.
 
     Raises:
         LimamlError: The label is not binary, the checkpoint belongs to another training, another
-            worker is gone or differs, or the training to refit has another schema.
+            worker is gone or differs, or the run to refit has another schema.
     """
     chosen = _chosen(refit, options, task, nested)
     if chosen is not None:
@@ -101,13 +100,16 @@ def train(
 
 
 def _chosen(
-    refit: Trained | str | Path | None, options: TrainOptions | None, task: str | None, nested: Any
+    refit: Chosen | Trained | str | Path | None,
+    options: TrainOptions | None,
+    task: str | None,
+    nested: Sequence[str],
 ) -> Chosen | None:
     if refit is None:
         return None
     if options is not None or task is not None or nested:
         raise LimamlError(
-            "refit takes options, task and nested from the earlier training; leave them out"
+            "refit takes options, task and nested from the earlier run; leave them out"
         )
     return Chosen.of(refit)
 

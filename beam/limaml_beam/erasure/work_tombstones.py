@@ -26,7 +26,7 @@ def erased_digests(work: Path, store: EmbeddingStore) -> frozenset[bytes]:
     return store.erased() | _read(work)
 
 
-def keep_tombstones(work: Path, store: EmbeddingStore) -> list[str]:
+def copy_tombstones(work: Path, store: EmbeddingStore) -> list[str]:
     """Copies new tombstones of the store into the work folder.
 
     Returns a warning if the store lacks tombstones that the work folder has.

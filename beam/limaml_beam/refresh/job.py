@@ -26,7 +26,7 @@ from typing import Any
 
 from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.build_tasks.prepare import prepare
-from limaml_beam.erasure.work_tombstones import erased_digests, keep_tombstones
+from limaml_beam.erasure.work_tombstones import copy_tombstones, erased_digests
 from limaml_beam.generate_embeddings import two_definitions
 from limaml_beam.generate_embeddings.artefacts import (
     manifest_digest,
@@ -122,7 +122,7 @@ def _begin(
         The report of the published run, or None, and warnings.
     """
     warnings = check_work(outputs, settings.store, manifest.model_version)
-    warnings += keep_tombstones(settings.work, settings.store)
+    warnings += copy_tombstones(settings.work, settings.store)
     warnings += publish_pending(settings, outputs)
     reference = published_report(outputs, settings.store)
     warnings += check_reference(outputs, reference, settings.store, manifest.model_version)

@@ -14,8 +14,8 @@ from toys import write_split
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.training.checkpoints import CheckpointOptions
-from tfrec_limaml.training.chosen import Chosen
 from tfrec_limaml.training.options import TrainOptions
+from tfrec_limaml.training.refit import Chosen
 from tfrec_limaml.training.train import train
 from tfrec_limaml.training.trained import Trained
 
@@ -131,13 +131,13 @@ def test_records_without_the_rows_that_a_command_needs_are_refused(
 
 
 def test_what_cannot_be_refitted_is_refused(trained, refitted, tasks_folder, tmp_path):
-    with pytest.raises(LimamlError, match="takes options, task and nested from the earlier"):
+    with pytest.raises(LimamlError, match="takes options, task and nested from the earlier run"):
         train(tasks_folder, OPTIONS, refit=trained)
     with pytest.raises(LimamlError, match="without validation rows, which chose nothing"):
         train(tasks_folder, refit=refitted)
     identity = {**trained.result["identity"], "schema fingerprint": "0123"}
     other = Trained(None, {**trained.result, "identity": identity})
-    with pytest.raises(LimamlError, match=r"fingerprint .* training to refit 0123; build"):
+    with pytest.raises(LimamlError, match=r"fingerprint .* run to refit 0123; build"):
         train(tasks_folder, refit=other)
     with pytest.raises(LimamlError, match=r"has read 24 episodes, .* have 0; .*--episodes 24"):
         train(tasks_folder, refit=Trained(None, {**trained.result, "episodes": 24}))

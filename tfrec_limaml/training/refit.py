@@ -1,4 +1,4 @@
-"""What a training has chosen on its validation rows, for a training without validation rows."""
+"""Training again with the choices of an earlier run, without validation rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tfrec_limaml.training.trained import Trained
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """The choices of a training.
+    """What a training run has chosen on its validation rows.
 
     Attributes:
         options: The options of the model that was kept. `epochs` is the maximum number, over which
@@ -26,7 +26,7 @@ class Chosen:
         adaptation_strength: The chosen strength.
         task: Task definition.
         nested: Further definitions that refine it.
-        episodes: Number of episodes that it was trained on; 0 for plain training records.
+        episodes: Number of episodes that the model was trained on; 0 for plain training records.
         fingerprint: Fingerprint of the schema.
     """
 
@@ -39,23 +39,25 @@ class Chosen:
     fingerprint: str
 
     @classmethod
-    def of(cls, run: Trained | str | Path) -> Chosen:
-        """Reads the choices of a training.
+    def of(cls, run: Chosen | Trained | str | Path) -> Chosen:
+        """Reads the choices of a training run.
 
         Args:
-            run: Result of `train`, or the file ``<algorithm>.training.json`` that ``limaml train``
-                has written.
+            run: The result of `train`, or the file ``<algorithm>.training.json`` that ``limaml
+                train`` has written. Choices that were read before are returned.
 
         Raises:
-            LimamlError: The file is missing or of an earlier version, or the training adapts two
-                sides or was a refit itself.
+            LimamlError: The file is missing or of an earlier version, or the run adapts two sides
+                or was a refit itself.
         """
+        if isinstance(run, Chosen):
+            return run
         result = run.result if isinstance(run, Trained) else _read(Path(run))
         name = "the result" if isinstance(run, Trained) else str(run)
         if "refit" in result:
             raise LimamlError(
-                f"{name} is of a training without validation rows, which chose nothing; refit the "
-                "training that it repeats"
+                f"{name} is of a run without validation rows, which chose nothing; refit the run "
+                "that it repeats"
             )
         try:
             options = _options(result["options"])
@@ -72,7 +74,7 @@ class Chosen:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise LimamlError(
-                f"{name} does not tell what the training chose: it is damaged, or of another "
+                f"{name} does not tell what the run chose: it is damaged, or of another "
                 "version; train again with validation rows"
             ) from error
         if options.model.joint_task is not None:
@@ -88,14 +90,14 @@ class Chosen:
         if fingerprint != self.fingerprint:
             raise LimamlError(
                 f"the task records have the schema fingerprint {fingerprint}, those of the "
-                f"training to refit {self.fingerprint}; build both with the same schema"
+                f"run to refit {self.fingerprint}; build both with the same schema"
             )
 
     def check_episodes(self, episodes: int) -> None:
         """Raises `LimamlError` if the task records have another number of episodes."""
         if episodes != self.episodes:
             raise LimamlError(
-                f"the training to refit has read {self.episodes} episodes, these task records have "
+                f"the run to refit has read {self.episodes} episodes, these task records have "
                 f"{episodes}; build them with limaml prepare --episodes {self.episodes}"
             )
 
@@ -115,7 +117,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise LimamlError(f"cannot read {path}: {error}") from error
     if not isinstance(result, dict):
-        raise LimamlError(f"{path} holds no result of a training")
+        raise LimamlError(f"{path} holds no result of a training run")
     return result
 
 
